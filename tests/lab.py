@@ -7,6 +7,10 @@ import nbformat
 
 FLAGS = ['--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
     '--use-angle=swiftshader', '--enable-unsafe-swiftshader']
+NO_WEBGL = '''for (const kind of [HTMLCanvasElement, OffscreenCanvas]) {
+    const getContext = kind.prototype.getContext;
+    kind.prototype.getContext = function (name, ...rest) { return name.includes('webgl') ? null : getContext.call(this, name, ...rest); };
+}'''
 STRUCTURE = '.sa-view[data-ready=structure]' # a view whose 3D half is drawn
 
 
@@ -68,13 +72,14 @@ def browse(
     dark=False, # the system's colour scheme
     size=(1400, 1000),
     scale=1, # screen pixels per CSS pixel
-    flags=(),
+    webgl=True, # False: a browser that gives no WebGL context
 ):
     "A page; `page.outside` lists requests that left this machine, `page.errors` errors on the console"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        chrome = p.chromium.launch(executable_path=chromium(), args=[*FLAGS, *flags])
+        chrome = p.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = chrome.new_page(viewport=dict(width=size[0], height=size[1]), device_scale_factor=scale, color_scheme='dark' if dark else 'light')
+        if not webgl: page.add_init_script(NO_WEBGL)
         page.outside, page.errors = [], []
         local = ('http://127.0.0.1:', 'ws://127.0.0.1:', 'blob:', 'data:', 'file:')
         page.on('request', lambda r: None if r.url.startswith(local) else page.outside.append(r.url))

@@ -105,9 +105,9 @@ def test_explore_in_jupyterlab(server, shots):
         again.scroll_into_view_if_needed()
         page.wait_for_function("document.querySelectorAll('.sa-view[data-ready=structure]').length === 2")
         follows(page, again, [20, 30])
-        page.evaluate("window.contexts = [...document.querySelectorAll('.sa-scene canvas')].map(canvas => canvas.getContext('webgl2'))")
+        page.evaluate("window.scenes = [...document.querySelectorAll('.sa-view')].map(view => view.parentElement.__saView.scene)")
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-        page.wait_for_function('window.contexts.length === 2 && window.contexts.every(context => context.isContextLost())')
+        page.wait_for_function('window.scenes.length === 2 && window.scenes.every(scene => !scene.viewer.getModel()?.selectedAtoms({}).length)')
         assert page.outside == [] and page.errors == []
 
 
@@ -175,7 +175,7 @@ def test_page_opens_from_disk(saved, shots, theme):
 
 
 def test_page_without_webgl(saved, shots):
-    with driver.browse(flags=['--disable-gpu', '--disable-3d-apis'], size=(860, 700)) as page:
+    with driver.browse(webgl=False, size=(860, 700)) as page:
         page.goto(saved.as_uri())
         view = page.locator('.sa-view[data-ready=map]')
         view.wait_for(timeout=60_000)
@@ -196,7 +196,7 @@ def test_pointing_is_cheap(tmp_path):
     ca = np.stack([2.3*np.cos(at*1.745), 2.3*np.sin(at*1.745), 1.5*at], -1)
     chain = make_chain('helix', 'A'*n, ca[:, None] + rng.normal(scale=.3, size=(1, 4, 3)))
     explore(chain, rng.random((n, n))).to_html(tmp_path/'long.html')
-    with driver.browse(flags=['--disable-3d-apis'], size=(860, 700)) as page:
+    with driver.browse(webgl=False, size=(860, 700)) as page:
         page.goto((tmp_path/'long.html').as_uri())
         page.locator('.sa-view[data-ready=map]').wait_for(timeout=60_000)
         spent = page.evaluate("""() => {

@@ -20,7 +20,8 @@ def readme():
     "README.md: the markdown cells of the index notebook, and its code cells as blocks"
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
     text = [c.source if c.cell_type == 'markdown' else f'```python\n{c.source}\n```' for c in nb.cells]
-    return '<!-- made from nbs/index.ipynb by tools/docs.py; edit there -->\n\n' + '\n\n'.join(text) + '\n'
+    body = '\n\n'.join(text).replace('](images/', '](nbs/images/')
+    return '<!-- made from nbs/index.ipynb by tools/docs.py; edit there -->\n\n' + body + '\n'
 
 def bare(name):
     "A file name without its order number"

@@ -199,8 +199,13 @@ function sequencePanel(parent, data, report) {
     for (const i of positions) letters[i].classList.add(`sa-${name}`);
     marked[name] = positions;
   };
+  const reveal = node => { // scrolls the track alone; scrollIntoView would move the page as well
+    const above = node.offsetTop - track.scrollTop;
+    if (above < 0 || above > track.clientHeight - node.offsetHeight) track.scrollTop = node.offsetTop - track.clientHeight / 2;
+  };
   return {
     show({ selection, hover }) {
+      if (selection.length && selection.join() !== marked.selected.join()) reveal(letters[selection[0]]);
       mark('selected', selection);
       mark('hovered', hover);
     },
@@ -228,13 +233,7 @@ function viewerLibrary(model) {
   });
 }
 
-function hasWebGL() {
-  const context = document.createElement('canvas').getContext('webgl2');
-  context?.getExtension('WEBGL_lose_context')?.loseContext();
-  return Boolean(context);
-}
-
-// A viewer holds one of the browser's few WebGL contexts: none is made for a view never scrolled to.
+// Nothing is built for a view that is never scrolled to.
 function seen(node) {
   return new Promise(resolve => {
     const watch = new IntersectionObserver(entries => {
@@ -246,9 +245,17 @@ function seen(node) {
   });
 }
 
+// WebGL is not asked for beforehand: a context made only to see whether one can be made takes a second without a GPU.
+function emptyViewer(library, box) {
+  try {
+    return library.createViewer(box, { backgroundAlpha: 0, hoverDuration: 60, cartoonQuality: 8 });
+  } catch {
+    throw new Error(NO_WEBGL);
+  }
+}
+
 function makeViewer(library, box, data, report) {
-  const viewer = library.createViewer(box, { backgroundAlpha: 0, hoverDuration: 60, cartoonQuality: 8 });
-  const position = atom => atom.resi - 1;
+  const viewer = emptyViewer(library, box), position = atom => atom.resi - 1;
   viewer.addModel(data.pdb, 'pdb');
   viewer.setStyle({}, { cartoon: { colorfunc: atom => data.paint.colors[position(atom)], arrows: true, thickness: 0.5 } });
   viewer.setClickable({}, true, (atom, _, event) => report.pick([position(atom)], event?.shiftKey));
@@ -257,7 +264,7 @@ function makeViewer(library, box, data, report) {
     for (const [i, j] of mark.line ? mark.pairs : [])
       if (data.cb[i] && data.cb[j]) viewer.addCylinder(line(data, i, j, { color: mark.color, radius: 0.2, dashed: mark.line === 'dashed' }));
   viewer.zoomTo();
-  viewer.zoom(1.2); // it leaves room for a sphere around everything
+  viewer.zoom(1.1); // it leaves room for a sphere around everything
   viewer.render();
   return viewer;
 }
@@ -280,6 +287,8 @@ function drawHover(viewer, data, hover) {
   return { clear: () => shapes.forEach(s => viewer.removeShape(s)) };
 }
 
+// Where the browser has an OffscreenCanvas all viewers of a page share one WebGL context, which must
+// outlive them; elsewhere each canvas has its own, and browsers allow about sixteen.
 function dispose(viewer, box) {
   const canvas = box.querySelector('canvas');
   box.remove(); // first, or 3Dmol would revive the context it is about to lose
@@ -317,7 +326,6 @@ function scenePanel(parent, data, report, model, root) {
   const start = async () => {
     await seen(box);
     if (gone) return;
-    if (!hasWebGL()) throw new Error(NO_WEBGL);
     const library = await viewerLibrary(model);
     if (gone) return;
     viewer = makeViewer(library, box, data, report);
