@@ -153,9 +153,10 @@ Demo.write = write
 
 # %% ../nbs/13_demo.ipynb #e8f8f06a
 def use_threads(n:int=None):
-    "Set torch's threads, by default one per core this process may use, so that a run does not depend on the machine's guess"
+    "Set torch's threads: `n`, else `$OMP_NUM_THREADS`, else one per core this process may use"
     import torch
-    torch.set_num_threads(n or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()) or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    torch.set_num_threads(n or int(os.environ.get('OMP_NUM_THREADS') or cores or 1))
 
 def run(self:Demo):
     "Prepare, align, measure, write and say so"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AlignConfig', 'Aligner', 'ResidueLosses', 'residue_losses', 'total_loss', 'rate', 'Learner', 'batch', 'predict',
-           'one_step', 'fit', 'Checkpoint', 'Progress', 'train_reference']
+           'one_step', 'unbroken', 'fit', 'run_key', 'Checkpoint', 'Progress', 'train_reference']
 
-# %% ../nbs/09_train.ipynb #4158be76
-import contextlib, json, math, time
+# %% ../nbs/09_train.ipynb #82d2d76a
+import contextlib, hashlib, json, math, signal, threading, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -164,13 +164,25 @@ def one_step(self:Learner):
     residues = int(b.real_BL.sum())
     self.history.append(log | dict(step=self.step, grad_norm=norm.item(), scale=self.model.scale.item(), residues=residues, seconds=time.perf_counter()-start))
 
+@contextlib.contextmanager
+def unbroken():
+    "Hold Ctrl-C back until the block is done, so that a checkpoint never sees half a step"
+    if threading.current_thread() is not threading.main_thread(): # signals reach the main thread only
+        yield
+        return
+    held = []
+    before = signal.signal(signal.SIGINT, lambda *a: held.append(a))
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+    if held: raise KeyboardInterrupt
+
 def fit(self:Learner):
     "Train to `cfg.steps`; Ctrl-C leaves through `after_fit` too"
     self.model.train()
     self.call('before_fit')
     try:
         while self.step < self.cfg.steps:
-            self.one_step()
+            with unbroken(): self.one_step()
             self.call('after_step')
     finally:
         self.model.eval()
@@ -180,6 +192,11 @@ def fit(self:Learner):
 Learner.one_step, Learner.fit = one_step, fit
 
 # %% ../nbs/09_train.ipynb #aaaecba1
+def run_key(learn):
+    "What makes a run this run"
+    w, ids = learn.model.plm.weights, ' '.join(e.chain.id for e in learn.examples)
+    return json.dumps(asdict(learn.cfg) | dict(weights=[w.name, w.revision], chains=hashlib.sha256(ids.encode()).hexdigest()[:16]))
+
 @dataclass
 class Checkpoint:
     "Save and resume a run"
@@ -197,14 +214,14 @@ class Checkpoint:
     def after_fit(self, learn): self.save(learn)
 
     def save(self, learn):
-        state = dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), step=learn.step, history=learn.history, cfg=json.dumps(asdict(learn.cfg)))
+        state = dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), step=learn.step, history=learn.history, run=run_key(learn))
         atomic_write(self.path, lambda p: torch.save(state, p))
         self.last = time.monotonic()
 
     def load(self, learn):
         try: s = torch.load(self.path, map_location=learn.device, weights_only=True)
         except Exception as e: raise ValueError(f'{self.path} is not a readable checkpoint ({type(e).__name__}). Delete it to start afresh.') from None # chkstyle: ignore
-        if s['cfg'] != json.dumps(asdict(learn.cfg)): raise ValueError(f'{self.path} belongs to a run with other settings. Choose another folder or delete it.')
+        if s['run'] != run_key(learn): raise ValueError(f'{self.path} belongs to a run with other settings, weights or chains. Choose another folder or delete it.')
         learn.model.load_state_dict(s['model'])
         learn.opt.load_state_dict(s['opt'])
         learn.step, learn.history = s['step'], s['history']

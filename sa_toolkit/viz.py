@@ -56,7 +56,7 @@ def contact_figure(
     _map_panel(axs[2], chain, None, 'true (Cβ < 8 Å)', min_sep)
     axs[0].set_ylabel('residue')
     for c,s in ((BLUE,'true contact'), (ORANGE,'no contact')): axs[0].scatter([], [], s=14, c=c, label=s)
-    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=2, title=f'{chain.id}: the L strongest predictions at least {min_sep} apart')
+    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=2, title=f'{chain.id}: the L strongest predictions at least {min_sep} apart', frameon=False)
     return fig
 
 # %% ../nbs/11_viz.ipynb #a4cf36ac
@@ -69,8 +69,9 @@ def loss_figure(
     for ax,key,title in zip(axs, ('mlm', 'physical', 'latent'), ('masked LM', 'structural token', 'contrastive')):
         for (name,hist),c in zip(runs.items(), (ORANGE, BLUE, '#009E73', '#CC79A7')):
             y = np.array([h[key] for h in hist])
-            if y.any(): ax.plot(np.arange(1, len(y)+1)[smooth-1:], np.convolve(y, np.ones(smooth)/smooth, 'valid'), c=c, label=name)
+            k = min(smooth, len(y))
+            if y.any(): ax.plot(np.arange(k, len(y)+1), np.convolve(y, np.ones(k)/k, 'valid'), c=c, label=name)
         ax.set(title=title, xlabel='step')
     axs[0].set_ylabel('loss, nats per residue')
-    axs[0].legend()
+    axs[0].legend(frameon=False)
     return fig

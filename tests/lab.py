@@ -124,9 +124,18 @@ def python(page, code):
     }""", code)
 
 
-def selection(page, name='view'):
-    "A view's selection as Python has it"
-    return json.loads(python(page, f'print({name}.selection)'))
+def python_has(
+    page,
+    expected, # positions
+    name='view', # the view's variable in the notebook
+    seconds=10, # a change waits until Python has answered the one before
+):
+    "A view's selection in Python becomes what is expected"
+    for _ in range(seconds*5):
+        got = json.loads(python(page, f'print({name}.selection)'))
+        if got == list(expected): return
+        page.wait_for_timeout(200)
+    raise AssertionError(f'{name}.selection is {got} in Python; expected {list(expected)}.')
 
 
 def change_theme(page, name):
@@ -134,9 +143,18 @@ def change_theme(page, name):
     page.wait_for_timeout(1500)
 
 
+def bring(view):
+    "Scroll to a view; JupyterLab lays out only the cells that are on the screen"
+    view.evaluate("root => { const box = root.getBoundingClientRect(); if (!box.height || box.top < 0 || box.bottom > innerHeight)"
+        " (root.closest('.jp-Cell') ?? root).scrollIntoView({ block: 'end' }); }")
+    view.locator('.sa-map').wait_for()
+    view.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def click_pair(page, view, i, j):
     "Click the map of a view where row i meets column j"
-    box, n = view.locator('.sa-map').bounding_box(), len(view.locator('.sa-letter').all())
+    bring(view)
+    box, n = view.locator('.sa-map').bounding_box(), view.locator('.sa-letter').count()
     page.mouse.click(box['x'] + (j+.5)/n*box['width'], box['y'] + (i+.5)/n*box['height'])
 
 

@@ -27,6 +27,15 @@ def bare(name):
     "A file name without its order number"
     return re.sub(r'(^|[/ ])\d+[a-z]?_', r'\1', name)
 
+def mathml(path):
+    "Formulas of a staged notebook as MathML, which browsers draw by themselves; a script from afar would do it otherwise"
+    from latex2mathml.converter import convert
+    nb = nbformat.read(path, 4)
+    for c in (c for c in nb.cells if c.cell_type == 'markdown' and '$' in c.source):
+        c.source = re.sub(r'\$\$(.+?)\$\$', lambda m: convert(m[1], display='block'), c.source, flags=re.S)
+        c.source = re.sub(r'(?<![\w$`])\$([^$\n`]+)\$(?![\w$`])', lambda m: convert(m[1]), c.source)
+    nbformat.write(nb, path)
+
 def site():
     "Stage with nbdev, render with smalldocs"
     os.chdir(ROOT)
@@ -40,7 +49,9 @@ def site():
         _build_modidx()
         nbdev_sidebar.__wrapped__(symlinks=True)
         cache = proc_nbs(n_workers=0, symlinks=True, force=True)
-        for p in list(cache.rglob('*.ipynb')): p.rename(p.with_name(bare(p.name)))
+        for p in list(cache.rglob('*.ipynb')):
+            mathml(p)
+            p.rename(p.with_name(bare(p.name)))
         side = cache/'sidebar.yml'
         side.write_text(bare(side.read_text()))
         subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '-q', cache], check=True)

@@ -155,9 +155,13 @@ function mapPanel(parent, data, n, report) {
   over.tabIndex = 0;
   over.setAttribute('role', 'img');
   over.setAttribute('aria-label', 'Contact map. Click a pair of residues; arrow keys move it.');
-  over.addEventListener('pointermove', event => report.hover(at(event)));
+  // A click comes at whole pixels, which can be another pair than the one pointed at.
+  let pointed = [0, 0];
+  const point = event => report.hover(pointed = at(event));
+  over.addEventListener('pointermove', point);
+  over.addEventListener('pointerdown', point);
   over.addEventListener('pointerleave', () => report.hover([]));
-  over.addEventListener('click', event => { over.focus({ preventScroll: true }); report.pick(at(event)); });
+  over.addEventListener('click', () => { over.focus({ preventScroll: true }); report.pick(pointed); });
   over.addEventListener('keydown', event => report.key(event, 2));
   return {
     show({ selection, hover }) {
