@@ -4,6 +4,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'sa_toolkit.cli': { 'sa_toolkit.cli.demo': ('cli.html#demo', 'sa_toolkit/cli.py'),
                                 'sa_toolkit.cli.main': ('cli.html#main', 'sa_toolkit/cli.py'),
                                 'sa_toolkit.cli.parser': ('cli.html#parser', 'sa_toolkit/cli.py'),
+                                'sa_toolkit.cli.positive': ('cli.html#positive', 'sa_toolkit/cli.py'),
+                                'sa_toolkit.cli.positive.__new__': ('cli.html#positive.__new__', 'sa_toolkit/cli.py'),
                                 'sa_toolkit.cli.weights': ('cli.html#weights', 'sa_toolkit/cli.py')},
             'sa_toolkit.core': { 'sa_toolkit.core.Audit': ('core.html#audit', 'sa_toolkit/core.py'),
                                  'sa_toolkit.core.Audit.__repr__': ('core.html#audit.__repr__', 'sa_toolkit/core.py'),

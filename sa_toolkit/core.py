@@ -184,12 +184,15 @@ def save_chains(
     path, # an .npz file
 ):
     "Write chains into one file, coordinates to 0.001 Å"
+    if not chains: raise ValueError(f'There is no chain to save in {path}.')
     cat = lambda k: np.concatenate([getattr(c,k) for c in chains])
     cb = np.concatenate([np.where(c.cb_virtual[:,None], np.nan, c.cb) for c in chains])
     meta = [{k:getattr(c,k) for k in _text} | dict(length=len(c), resolution=float(c.resolution), r_free=float(c.r_free), modified=c.modified) for c in chains]
     arrays = dict(meta=np.array(json.dumps(meta)), sequence=np.array(''.join(c.sequence for c in chains)), coords=_milli(cat('coords')), cb=_milli(cb),
         **{k:cat(k) for k in ('confidence','author_number','insertion','status')})
-    return atomic_write(path, lambda p: np.savez_compressed(p, **arrays))
+    def write(p):
+        with open(p, 'wb') as f: np.savez_compressed(f, **arrays)
+    return atomic_write(path, write)
 
 # %% ../nbs/00_core.ipynb #75ef6fb1
 def load_chains(

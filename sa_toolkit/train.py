@@ -111,8 +111,9 @@ def rate(step, cfg):
 class Learner:
     "Trains an `Aligner` on examples"
     def __init__(self, model, examples, cfg, reference=None, callbacks=()):
+        if not examples: raise ValueError('There is no example to train on.')
         self.model, self.examples, self.cfg, self.reference, self.callbacks = model, examples, cfg, reference, list(callbacks)
-        self.step, self.history, self.order = 0, [], (None, None)
+        self.step, self.history, self.order = 0, [], None # order: epoch, its first step, its batches
         trunk = {p for p in model.plm.parameters() if p.requires_grad}
         heads = [p for p in model.parameters() if p.requires_grad and p not in trunk]
         groups = [dict(params=[p for p in model.plm.parameters() if p in trunk], lr=cfg.lr, base=cfg.lr), dict(params=heads, lr=cfg.head_lr, base=cfg.head_lr)]
@@ -129,13 +130,14 @@ def batch(self:Learner,
     step:int,
 ): # `Batch`, masked ids, hit, generator; the same for the same step
     "The batch of one step"
-    epoch = 0
-    while True: # chains are cut into batches anew each epoch, so epochs differ in length
-        lengths = [min(len(e.chain), self.cfg.max_length) for e in self.examples]
-        if self.order[0] != epoch: self.order = (epoch, token_batches(lengths, self.cfg.budget, self.cfg.seed, epoch))
-        if step < len(self.order[1]): break
-        step, epoch = step-len(self.order[1]), epoch+1
-    rows, key = self.order[1][step], [self.cfg.seed, epoch, step]
+    lengths = [min(len(e.chain), self.cfg.max_length) for e in self.examples]
+    cut = lambda epoch: token_batches(lengths, self.cfg.budget, self.cfg.seed, epoch)
+    if self.order is None or step < self.order[1]: self.order = (0, 0, cut(0))
+    while step >= self.order[1] + len(self.order[2]): # chains are cut into batches anew each epoch, so epochs differ in length
+        epoch, first, batches = self.order
+        self.order = (epoch+1, first+len(batches), cut(epoch+1))
+    epoch, first, batches = self.order
+    rows, key = batches[step-first], [self.cfg.seed, epoch, step-first]
     gen = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
     b = collate([self.examples[i] for i in rows], self.cfg.max_length, np.random.default_rng(key)).to(self.device)
     return (b, *mask_residues(b.ids_BL, self.cfg.mask, gen), gen)
@@ -193,9 +195,11 @@ Learner.one_step, Learner.fit = one_step, fit
 
 # %% ../nbs/09_train.ipynb #aaaecba1
 def run_key(learn):
-    "What makes a run this run"
-    w, ids = learn.model.plm.weights, ' '.join(e.chain.id for e in learn.examples)
-    return json.dumps(asdict(learn.cfg) | dict(weights=[w.name, w.revision], chains=hashlib.sha256(ids.encode()).hexdigest()[:16]))
+    "What makes a run this run: settings, chains, and the weights that model and reference start from"
+    h = hashlib.sha256(' '.join(e.chain.id for e in learn.examples).encode())
+    for m in filter(None, (learn.model, learn.reference)):
+        for x in m.state_dict().values(): h.update(x.cpu().contiguous().numpy().tobytes())
+    return json.dumps(asdict(learn.cfg) | dict(start=h.hexdigest()))
 
 @dataclass
 class Checkpoint:
@@ -203,8 +207,10 @@ class Checkpoint:
     path:Path # file
     every:float=60. # seconds between saves
     last:float=field(default=0., repr=False)
+    key:str=field(default='', repr=False)
 
     def before_fit(self, learn):
+        self.key = run_key(learn)
         if Path(self.path).exists(): self.load(learn)
         self.last = time.monotonic()
 
@@ -214,14 +220,14 @@ class Checkpoint:
     def after_fit(self, learn): self.save(learn)
 
     def save(self, learn):
-        state = dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), step=learn.step, history=learn.history, run=run_key(learn))
+        state = dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), step=learn.step, history=learn.history, run=self.key)
         atomic_write(self.path, lambda p: torch.save(state, p))
         self.last = time.monotonic()
 
     def load(self, learn):
         try: s = torch.load(self.path, map_location=learn.device, weights_only=True)
         except Exception as e: raise ValueError(f'{self.path} is not a readable checkpoint ({type(e).__name__}). Delete it to start afresh.') from None # chkstyle: ignore
-        if s['run'] != run_key(learn): raise ValueError(f'{self.path} belongs to a run with other settings, weights or chains. Choose another folder or delete it.')
+        if s['run'] != self.key: raise ValueError(f'{self.path} belongs to a run with other settings, weights or chains. Choose another folder or delete it.')
         learn.model.load_state_dict(s['model'])
         learn.opt.load_state_dict(s['opt'])
         learn.step, learn.history = s['step'], s['history']

@@ -179,7 +179,8 @@ def flat(
 )->np.ndarray: # (L,3): across, up, towards the eye
     "Coordinates turned so that most of a structure is seen"
     ok = np.isfinite(x).all(1)
-    turn = np.linalg.svd(x[ok]-x[ok].mean(0), full_matrices=False)[2]
+    y = x[ok] - x[ok].mean(0)
+    turn = np.linalg.svd(y.T@y)[2]
     return (x - x[ok].mean(0)) @ (turn*[[1],[1],[np.linalg.det(turn)]]).T
 
 # %% ../nbs/11a_views.ipynb #04307ad8

@@ -1,15 +1,17 @@
 "The command line as a user meets it: exit codes, one sentence, interruption and resume, no hub"
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 SA = Path(sys.executable).with_name('sa-toolkit')
+FEW = ('--train-chains', 40, '--test-chains', 8)
 
 def call(*args, **kw):
     env = os.environ | kw.pop('env', {})
@@ -18,7 +20,7 @@ def call(*args, **kw):
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
     d = tmp_path_factory.mktemp('demo')
-    return d/'out', call('demo', '--steps', 3, '--out', d/'out', '--threads', 1)
+    return d/'out', call('demo', '--steps', 3, '--out', d/'out', '--threads', 1, *FEW)
 
 def test_demo_says_what_it_used_and_found(demo):
     out, r = demo
@@ -53,25 +55,28 @@ def test_nothing_temporary_is_left(demo):
     assert not [p for p in out.rglob('*') if p.name.endswith('.part') or p.name.startswith('.')]
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path):
-    args = [str(SA), 'demo', '--steps', '40', '--out', str(tmp_path/'out'), '--threads', '1']
-    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'TQDM_MININTERVAL': '0.2'})
-    ckpt, stop = tmp_path/'out'/'checkpoints', time.time() + 300
+    args = ['demo', '--steps', '60', '--out', 'out', '--threads', '1', '--model', 'tiny', *map(str, FEW)]
+    p = subprocess.Popen([str(SA), *args], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     seen = ''
-    while time.time() < stop and 'reference:' not in seen: seen += p.stderr.read(40)
-    time.sleep(8)
+    while p.poll() is None and not re.search(r'MLM only: +\d+%.*? [1-9]\d*/60', seen): seen += p.stderr.read(20)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=120)
-    assert p.returncode == 130, err
-    assert 'To go on from there:\n  sa-toolkit demo' in err and 'Traceback' not in err
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 130 and 'Traceback' not in err, err
+    assert f'To go on, the same command again:\n  sa-toolkit {" ".join(args)}' in err
     import torch
-    state = torch.load(ckpt/'reference.pt', weights_only=True)
-    assert 0 < state['step'] <= 20
-    assert [f.name for f in ckpt.iterdir()] == ['reference.pt']
+    steps = {f.stem: torch.load(f, weights_only=True)['step'] for f in (tmp_path/'out'/'checkpoints').iterdir()}
+    assert steps['reference'] == 30 and 0 < steps['mlm-only'] < 60 and 'aligned' not in steps
+    r = call(*args, cwd=tmp_path)
+    assert r.returncode == 0, r.stderr
+    assert call(*[x if x != 'out' else 'whole' for x in args], cwd=tmp_path).returncode == 0
+    assert (tmp_path/'out'/'results.csv').read_bytes() == (tmp_path/'whole'/'results.csv').read_bytes()
+    same = [load_file(tmp_path/d/'model'/'model.safetensors') for d in ('out', 'whole')]
+    assert all(torch.equal(same[0][k], same[1][k]) for k in same[0])
 
 @pytest.mark.parametrize('args, code, says', [
     (('demo', '--model', 'nonsense'), 1, 'neither a folder nor a known model'),
     (('weights', '--name', 'esm2-650M'), 1, 'Download its folder elsewhere'),
-    (('demo', '--steps', 'many'), 2, 'invalid int value'),
+    (('demo', '--steps', 'many'), 2, 'invalid positive value'),
     ((), 2, 'command'),
 ])
 def test_mistakes_get_one_sentence(args, code, says, tmp_path):
@@ -84,5 +89,5 @@ def test_debug_shows_the_traceback():
 
 def test_a_file_in_the_way_is_said(tmp_path):
     (tmp_path/'out').write_text('')
-    r = call('demo', '--steps', 1, '--out', tmp_path/'out', '--model', 'tiny')
+    r = call('demo', '--steps', 1, '--out', tmp_path/'out', '--model', 'tiny', *FEW)
     assert r.returncode == 1 and 'Traceback' not in r.stderr and str(tmp_path/'out') in r.stderr

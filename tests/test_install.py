@@ -1,4 +1,5 @@
 "The wheel and the sdist as users get them: a fresh environment outside the checkout"
+import hashlib
 import os
 import subprocess
 import sys
@@ -28,6 +29,17 @@ def test_wheel_holds_what_it_needs_and_no_more(dist, root):
     assert any(n.endswith('licenses/NOTICE') for n in names) and any(n.endswith('licenses/LICENSE') for n in names)
     assert any(n.endswith('/pyproject.toml') for n in tarfile.open(sdist).getnames())
 
+def test_nothing_of_the_gpl_carrier_is_in_the_wheel(dist):
+    from safetensors.numpy import load
+    from sa_toolkit.hub import CARRIER
+    files = zipfile.ZipFile(dist[0])
+    held = {n: files.read(n) for n in files.namelist()}
+    assert not {CARRIER['sha256'], CARRIER['wheel_sha256']} & {hashlib.sha256(b).hexdigest() for b in held.values()}
+    tensors = {n: set(load(b)) for n, b in held.items() if n.endswith('.safetensors')}
+    assert tensors.pop('sa_toolkit/assets/lm_head.safetensors') == {'lm_head.bias', 'lm_head.dense.bias', 'lm_head.dense.weight', 'lm_head.layer_norm.bias', 'lm_head.layer_norm.weight'}
+    assert list(tensors) == ['sa_toolkit/assets/proteinmpnn_v_48_020.safetensors']
+    assert not any(n.endswith(('.bin', '.pt', '.pth', '.ckpt')) for n in held)
+
 def venv(folder):
     sh(sys.executable, '-m', 'venv', folder)
     return folder/('Scripts' if os.name == 'nt' else 'bin')
@@ -39,7 +51,7 @@ def test_wheel_works_outside_the_checkout(dist, root, tmp_path):
     env = os.environ | {'OMP_NUM_THREADS': '1'}
     where = sh(b/'python', '-c', 'import sa_toolkit; print(sa_toolkit.__file__)', cwd=tmp_path/'work').stdout
     assert str(tmp_path/'v') in where
-    r = sh(b/'sa-toolkit', 'demo', '--steps', 5, cwd=tmp_path/'work', env=env)
+    r = sh(b/'sa-toolkit', 'demo', '--steps', 5, '--train-chains', 60, '--test-chains', 12, cwd=tmp_path/'work', env=env)
     assert 'aligned' in r.stdout and (tmp_path/'work'/'sa-demo'/'model'/'model.safetensors').exists()
     code = f"""import nbformat, sys
 from nbclient import NotebookClient

@@ -26,7 +26,17 @@ def test_random_weights_are_a_different_network():
     a, b = (load_pgnn(pretrained=p).encode([example_chain()])[0] for p in (True, False))
     assert np.abs(a-b).max() > .1
 
+def test_test_chains_share_no_fold_with_the_rest():
+    "CATH topology and SCOPe superfamily, where classified; the chains of whole entries by sequence in tools/make_assets.py"
+    def kinds(c): return {'.'.join(d.split('.')[:3]) for k in ('cath', 'scope') for d in c.annotations.get(k, '').split(';') if d}
+    seen = set().union(*(kinds(c) for s in ('train', 'valid') for c in example_chains(s)))
+    drawn = [c for c in example_chains() if 'cath' in c.annotations]
+    assert len(drawn) == 320 and all(kinds(c) for c in drawn)
+    assert not [c.id for c in example_chains('test') if kinds(c) & seen]
+    assert not {'3.40.50', '1.25.40', '3.30.200', '1.10.510'} & set().union(*(kinds(c) for c in example_chains('test'))) # 2XHE and 4X21
+
 def test_3di_equals_mini3di_where_both_are_defined():
+    "Another port of Foldseek's encoder, by the author of biotite's: it guards how chains are handed over, not the network"
     same = total = 0
     for c in example_chains('valid') + [example_chain('2XHE')]:
         ours = load_tokenizer('3di').encode(c)

@@ -3,8 +3,8 @@
     python tools/make_assets.py pdb_nr30.npz
 
 `pdb_nr30.npz` holds experimental PDB chains, one per 30 %-identity cluster (see NOTICE). Drawn from it, by a fixed seed, so that
-every CATH class and length is met: 240 for training, 32 for validation, 48 for testing; test chains share no CATH topology
-with the rest. Chains of whole entries carried in `assets/structures`, with their unresolved stretches, join them, after a check
+every CATH class and length is met: 240 for training, 32 for validation, 48 for testing; test chains share no CATH
+topology and no SCOPe superfamily with the rest, and only chains that CATH classifies are drawn. Chains of whole entries carried in `assets/structures`, with their unresolved stretches, join them, after a check
 that none is close in sequence to a chain of another split.
 """
 import argparse
@@ -18,7 +18,9 @@ from tqdm import tqdm
 from sa_toolkit.core import asset, make_chain, save_chains
 from sa_toolkit.structure import read_chains
 
-ENTRIES = {'1ubi.pdb.gz': 'test', '1A8O.cif.gz': 'valid', '3jqh.bcif.gz': 'valid', '2XHE.cif.gz': 'train', '4X21.cif.gz': 'train'}
+# file: split, and the CATH topologies of its chains, which the other splits keep away from
+ENTRIES = {'1ubi.pdb.gz': ('test', {'3.10.20'}), '1A8O.cif.gz': ('valid', {'1.10.1200'}), '3jqh.bcif.gz': ('valid', {'1.20.5'}),
+    '2XHE.cif.gz': ('train', {'3.40.50', '1.25.40', '3.90.830', '1.20.58', '1.20.5'}), '4X21.cif.gz': ('train', {'3.30.200', '1.10.510'})}
 SIZES = dict(test=48, valid=32, train=240)
 LENGTHS = (50, 90, 130, 180, 300)
 
@@ -26,23 +28,28 @@ def topologies(cath):
     "C.A.T of every domain"
     return {'.'.join(d.split('.')[:3]) for d in cath.split(';') if d}
 
-def draw(z, closed):
-    "Indices per split, spread over CATH class and length; topologies of `closed` are kept out of train and valid"
-    rng, length, cath = np.random.default_rng(0), z['length'], [str(c) for c in z['cath']]
-    ok = (length >= LENGTHS[0]) & (length < LENGTHS[-1])
-    strata = {}
-    for i in rng.permutation(np.flatnonzero(ok)):
-        strata.setdefault((cath[i][:1], int(np.searchsorted(LENGTHS, length[i], 'right'))), []).append(int(i))
-    queues, out = [strata[k] for k in sorted(strata)], {}
+def superfamilies(scope):
+    "class.fold.superfamily of every domain"
+    return {'.'.join(d.split('.')[:3]) for d in scope.split(';') if d}
+
+def draw(z):
+    "Indices per split, spread over CATH class and length; no topology and no SCOPe superfamily of test is met in train or valid"
+    rng, length, cath, scope = np.random.default_rng(0), z['length'], [str(c) for c in z['cath']], [str(c) for c in z['scope']]
+    known = [i for i in rng.permutation(len(length)) if LENGTHS[0] <= length[i] < LENGTHS[-1] and cath[i]]
+    kinds = lambda i: topologies(cath[i]) | superfamilies(scope[i])
+    closed = {split: set().union(*(t for s, t in ENTRIES.values() if (s == 'test') != (split == 'test'))) for split in SIZES}
+    strata, out = {}, {}
+    for i in known: strata.setdefault((cath[i][:1], int(np.searchsorted(LENGTHS, length[i], 'right'))), []).append(int(i))
     for split, n in SIZES.items():
         out[split] = []
         while len(out[split]) < n:
-            for q in queues:
-                free = [i for i in q if not topologies(cath[i]) & closed and (cath[i] or split != 'test')]
-                if free and len(out[split]) < n:
-                    out[split].append(free[0])
-                    q.remove(free[0])
-        if split == 'test': closed = closed | set().union(*(topologies(cath[i]) for i in out[split]))
+            for q in (strata[k] for k in sorted(strata)):
+                free = next((i for i in q if not kinds(i) & closed[split]), None)
+                if free is None or len(out[split]) == n: continue
+                out[split].append(free)
+                q.remove(free)
+                if split == 'test':
+                    for other in ('train', 'valid'): closed[other] |= kinds(free)
     return out
 
 def pack_chain(z, i, start, split):
@@ -64,9 +71,9 @@ def main():
     p.add_argument('pack')
     z = dict(np.load(p.parse_args().pack))
     start = np.concatenate([[0], np.cumsum(z['length'])])
-    picked = draw(z, {'3.10.20'}) # ubiquitin's topology: 1UBI is a test chain
+    picked = draw(z)
     chains = [pack_chain(z, i, start, split) for split, rows in picked.items() for i in rows]
-    for file, split in ENTRIES.items():
+    for file, (split, _) in ENTRIES.items():
         seen = set()
         for c in read_chains(asset(f'structures/{file}')):
             if c.sequence in seen: continue

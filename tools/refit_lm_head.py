@@ -1,9 +1,9 @@
 """Refit the language-model head that the wheel carrier of `sa_toolkit.hub` lacks.
 
-    python tools/refit_lm_head.py sequences.fasta[.gz] [--sequences 12000] [--threads 1]
+    python tools/refit_lm_head.py sequences.fasta[.gz] [--sequences 9000] [--threads 1]
 
 The encoder stays frozen; dense, LayerNorm and bias are learnt by masked-language modelling (15 %, always <mask>),
-the decoder stays tied to the encoder's own embeddings. Each sequence is encoded once, and the head then trained on the stored states. Every 20th sequence is held out for the perplexity printed at the end.
+the decoder stays tied to the encoder's own embeddings. Each sequence is encoded once, and the head then trained on the stored states. The first 5 % of the shuffled sequences are held out for the perplexity printed at the end.
 The bundled head was made from a 50 %-identity sample of Swiss-Prot (UniProt, CC-BY 4.0).
 """
 import argparse
