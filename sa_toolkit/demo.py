@@ -51,7 +51,7 @@ def prepare(self:Demo):
     print(f'Weights: {self.models["base"].weights}', flush=True)
     some = dict(train=example_chains('train')[::-1][:self.train_chains], test=example_chains('test')[::-1][:self.test_chains]) # chains with gaps come last: take them first
     for split,chains in some.items(): self.data[split] = encode_chains(chains, load_pgnn(), load_tokenizer(), progress=True)
-    print(f'{len(self.data["train"])} chains to train on, {len(self.data["test"])} to test on, no CATH topology in both', flush=True)
+    print(f'{len(self.data["train"])} chains to train on, {len(self.data["test"])} to test on; no CATH topology or SCOPe superfamily in both', flush=True)
     return self
 
 Demo.prepare = prepare
@@ -131,6 +131,7 @@ def write(self:Demo,
     show:str='1UBI', # the example chain of figure and page
 )->dict: # what → path
     "Model folder, table, figure and page"
+    import matplotlib.pyplot as plt
     from sa_toolkit.viz import contact_figure
     from sa_toolkit.widgets import compare_models
     chain, made = example_chain(show), {}
@@ -139,6 +140,7 @@ def write(self:Demo,
     before, after = (self.models[m].contacts(chain.sequence) for m in ('base', 'aligned'))
     fig = contact_figure(chain, before, after, names=('base', 'aligned'))
     made['figure'] = atomic_write(self.out/'contacts.png', lambda p: fig.savefig(p))
+    plt.close(fig) # written, so a notebook need not show it
     made['page'] = atomic_write(self.out/'contacts.html', lambda p: p.write_text(compare_models(chain, before, after).to_html(), encoding='utf-8'))
     rows = self.results.table()
     def save(p):

@@ -18,6 +18,7 @@ _rc = {'font.family':'sans-serif', 'font.size':9, 'axes.titlesize':10, 'axes.spi
 def subplots(*args, **kw):
     "`plt.subplots` in the style of this package, without touching global settings"
     import matplotlib.pyplot as plt
+    plt.draw_if_interactive() # loads the backend; loaded inside the context, a notebook's backend would stop showing figures
     with plt.rc_context(_rc): return plt.subplots(*args, layout='constrained', **kw)
 
 # %% ../nbs/11_viz.ipynb #62523e73

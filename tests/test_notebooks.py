@@ -35,4 +35,4 @@ def test_saved_outputs_show_on_github():
     nb = nbformat.read(ROOT/'tutorials'/'01_align_and_see.ipynb', 4)
     code = [c for c in nb.cells if c.cell_type == 'code']
     assert all(o.output_type != 'error' for c in code for o in c.outputs)
-    assert sum('image/png' in o.get('data', {}) for c in code for o in c.outputs) >= 3
+    assert sum('image/png' in o.get('data', {}) for c in code for o in c.outputs) == 5 # three views, two figures
