@@ -57,7 +57,7 @@ def test_wheel_works_outside_the_checkout(dist, root, tmp_path):
 from nbclient import NotebookClient
 nb = nbformat.read(r'{root/"tutorials"/"01_align_and_see.ipynb"}', 4)
 for c in nb.cells:
-    for k, v in dict(STEPS=3, TRAIN_CHAINS=30, TEST_CHAINS=6).items():
+    for k, v in dict(STEPS=3, TRAIN_CHAINS=30, TEST_CHAINS=6, OUT="'tutorial'").items():
         c.source = '\\n'.join(f'{{k}} = {{v}}' if line.startswith(k + ' = ') else line for line in c.source.split('\\n'))
 NotebookClient(nb, timeout=900, kernel_name='python3').execute()
 print('tutorial ran')"""
