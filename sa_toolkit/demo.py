@@ -63,9 +63,9 @@ def _watch(self, name):
 
 def reference(self:Demo):
     "Train the reference model on the high-quality chains"
-    from sa_toolkit.data import high_quality
+    from sa_toolkit.filters import known, r_free, resolution
     from sa_toolkit.train import train_reference
-    good = high_quality([e.chain for e in self.data['train']], 1.8, .20, need_r_free=False)
+    good = (resolution(1.8) & (r_free(.20) | ~known('r_free')))([e.chain for e in self.data['train']])
     cfg = replace(self.config, steps=max(1, self.steps//2))
     return train_reference(copy.deepcopy(self.models['base']), [e for e,ok in zip(self.data['train'], good) if ok], cfg, _watch(self, 'reference'))
 

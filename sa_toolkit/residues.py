@@ -20,13 +20,13 @@ LETTER |= dict(zip('HID HIE HIP HSD HSE HSP CYX CYM ASH GLH LYN'.split(), 'HHHHH
 @lru_cache(None)
 def component(
     name:str, # residue name, such as MSE
-): # parent's letter or '', and protein, nucleic acid or ''
+): # parent's letter or '', and protein, nucleic acid, other, or '' for a name that the dictionary lacks
     "What the chemical component dictionary says of a residue"
     if name in LETTER: return LETTER[name], 'protein'
     from biotite.structure.info import link_type, one_letter_code
     kind, letter = (link_type(name) or '').upper(), one_letter_code(name) or ''
-    kind = 'protein' if re.search('PEPTIDE.*LINKING', kind) else 'nucleic acid' if re.search('[DR]NA', kind) else ''
-    return letter if re.fullmatch('[A-Z]', letter) else '', kind
+    kind = 'protein' if re.search('PEPTIDE.*LINKING', kind) else 'nucleic acid' if re.search('[DR]NA', kind) else kind and 'other'
+    return letter if re.fullmatch('[A-WYZ]', letter) else '', kind
 
 # %% ../nbs/00a_residues.ipynb #1127bc51
 def letters(
@@ -35,22 +35,29 @@ def letters(
     canonical='', # the file's own one-letter sequence, used where it is as long as `names`
 )->str:
     "One letter per residue; X where nothing is known"
+    names = names.tolist() if isinstance(names, np.ndarray) else names
     own = canonical if len(canonical)==len(names) else 'X'*len(names)
-    return ''.join(component(n)[0] or LETTER.get(parents.get(n), c) for n,c in zip(names, own))
+    known = {n: '' if component(n)[1]=='nucleic acid' else component(n)[0] or LETTER.get(parents.get(n), '') for n in set(names)}
+    return ''.join([known[n] for n in names]) if all(known.values()) else ''.join([known[n] or c for n,c in zip(names, own)])
 
 def differ(
     x, # residue names
     y, # as many
     parents, # modified residue → parent
 ): # (n,) bool
-    "Where two lists of residue names have different letters"
-    return np.array(list(letters(x, parents))) != np.array(list(letters(y, parents)))
+    "Where two lists of residue names have different letters; an unknown one differs from nothing"
+    x, y = np.asarray(x), np.asarray(y)
+    off = x!=y
+    p, q = (np.array(list(letters(n[off], parents)), '<U1') for n in (x, y))
+    off[off] = (p!=q) & (p!='X') & (q!='X')
+    return off
 
 def chain_kind(
     names, # residue names
 )->str:
     "Is a chain of these residues a protein or a nucleic acid? '' for neither"
-    n = Counter(component(n)[1] for n in names)
+    n = Counter()
+    for k,m in Counter(names).items(): n[component(k)[1]] += m
     return 'protein' if n['protein']>=max(n['nucleic acid'], 1) else 'nucleic acid' if n['nucleic acid'] else ''
 
 # %% ../nbs/00a_residues.ipynb #189ee67f
@@ -81,7 +88,10 @@ def one_conformer(
     mixed = np.unique(pos[a['residue']!=first[pos]])
     keep = np.ones(len(pos), bool)
     m = np.isin(pos, mixed)
-    if m.any(): keep[m] = best_label(pos[m], a['residue'][m], a['occupancy'][m])
+    if m.any():
+        win = best_label(pos[m], np.char.add(np.char.ljust(a['alt'][m], 2), a['residue'][m]), a['occupancy'][m])
+        first[pos[m][win]] = a['residue'][m][win]
+        keep[m] = a['residue'][m]==first[pos[m]]
     m = keep & (a['alt']!='')
     alts = len(np.unique(pos[m]))
     if alts: keep[m] = best_label(pos[m], a['alt'][m], a['occupancy'][m])
@@ -106,7 +116,7 @@ def rank_residues(
     a:dict, # columns of a chain's atoms
 ): # (n,) index of each atom's residue in order of appearance, first atom of each residue
     "Residues by author number and insertion code"
-    key = a['number'].astype(np.int64)*0x110000 + np.array([ord((i or ' ')[0]) for i in a['insertion']], np.int64)
+    key = a['number'].astype(np.int64)*0x110000 + a['insertion'].astype('<U1').view(np.uint32)
     _, first, inv = np.unique(key, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return np.argsort(order)[inv], first[order]
