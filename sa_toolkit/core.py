@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from importlib.resources import files
 from pathlib import Path
+from threading import get_ident
 from typing import NamedTuple
 
 import numpy as np
@@ -207,7 +208,7 @@ def atomic_write(
     "Let `write` fill a temporary file, then give it its name: a partial file never stands for a good one"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}.{get_ident()}.part{path.suffix}')
     try:
         write(tmp)
         tmp.replace(path)

@@ -150,7 +150,7 @@ def _read_cif(
     if 'pdbx_struct_mod_residue' in block:
         c = block['pdbx_struct_mod_residue']
         parents = dict(zip(_column(c,'label_comp_id','auth_comp_id').tolist(), _column(c,'parent_comp_id').tolist()))
-    return Entry(name.upper() or _stem(source), source, a, _cif_polymers(block, a), facts, parents, notes=tuple(notes), doubts=doubts)
+    return Entry(_stem(name or source), source, a, _cif_polymers(block, a), facts, parents, notes=tuple(notes), doubts=doubts)
 
 # %% ../nbs/00b_entries.ipynb #5fa308cf
 _MISSING = re.compile(r'REMARK 465 +(?:\d+ +)?(\w{1,3}) (..?) +(-?\d+)(\w?)\s*$')
@@ -185,7 +185,7 @@ def _header(
 def _stem(name):
     "An entry's name from its file's: 1UBI from pdb1ubi.ent.gz"
     stem = re.sub(r'(?i)(\.(cif|mmcif|bcif|pdb|ent))?(\.gz)?$', '', name, count=1)
-    return re.sub(r'(?i)^pdb(\d[a-z\d]{3})$', r'\1', stem).upper()
+    return re.sub(r'(?i)^pdb(?:_0000)?(\d[a-z\d]{3})$', r'\1', stem).upper() # pdb1ubi and pdb_00001ubi are 1UBI
 
 # %% ../nbs/00b_entries.ipynb #bdc7fe82
 def _text(m, i, j): # (n,) stripped
@@ -255,7 +255,7 @@ def _read_pdb(
     plddt = bool(_PREDICTORS.search(h['title'])) and h['method'] in ('', 'THEORETICAL MODEL')
     facts, notes = believable(h['method'] or ('predicted' if plddt else ''), plddt, h['when'], **{k:h[k] for k in _NUMBERS})
     if n>1: notes.append(f'the first of {n} models')
-    return Entry(h['id'].upper() or _stem(source), source, a, _pdb_polymers(h, a, last), facts, h['parents'], h['missing'], tuple(notes), doubts)
+    return Entry(_stem(h['id'] or source), source, a, _pdb_polymers(h, a, last), facts, h['parents'], h['missing'], tuple(notes), doubts)
 
 # %% ../nbs/00b_entries.ipynb #e693ab0e
 _FORMATS = {'.cif':'mmCIF', '.mmcif':'mmCIF', '.bcif':'BinaryCIF', '.pdb':'PDB', '.ent':'PDB'}

@@ -66,7 +66,8 @@ def _tied(p, a, parents): # (n,) position of each atom or −1; None where the i
     pos = np.searchsorted(p.seq, a['seq']).clip(max=len(p.seq)-1)
     pos = np.where(p.seq[pos]==a['seq'], pos, -1)
     ca = (a['atom']=='CA') & (pos>=0)
-    return pos if not ca.any() or np.mean(differ(p.names[pos[ca]], a['residue'][ca], parents))<=.1 else None
+    at, fits = pos[ca], ~differ(p.names[pos[ca]], a['residue'][ca], parents)
+    return pos if len(set(at[fits]))>=.9*len(set(at)) else None # where residues are mixed, one that fits is enough
 
 def _positions(
     p:Polymer,

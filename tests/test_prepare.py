@@ -105,7 +105,9 @@ def test_ranks_together_make_the_same_bytes(pile, whole, tmp_path):
     assert r.returncode == 0, r.stderr
     assert tree(out) == tree(whole)
 
-def test_ray_runs_the_same_functions(pile, whole, tmp_path):
+def test_ray_runs_the_same_functions(pile, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '120') # a busy machine
+    monkeypatch.setenv('RAY_DATA_DISABLE_PROGRESS_BARS', '1')
     import ray
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try: prepare(pile, tmp_path/'ds', SINGLE, workers=2, engine=run_ray, progress=False)

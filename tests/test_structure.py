@@ -47,6 +47,7 @@ def test_3jqh_is_mostly_unresolved_and_mixed_in_two_places():
     c = read_chain(DATA/'3JQH.cif.gz')
     assert len(c) == 167 and c.resolved.sum() == 23 and UNNUMBERED not in c.author_number
     assert sum('microheterogeneity' in n for n in c.notes) == 2 and any('alternate locations' in n for n in c.notes)
+    assert c.doubts == () # a mixture is no contradiction
 
 
 def test_four_chains_of_haemoglobin():
