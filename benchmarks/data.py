@@ -8,7 +8,6 @@ FOLDER holds mmCIF, BinaryCIF and PDB files. The yardstick is biotite parsing th
 import argparse
 import gzip
 import io
-import resource
 import shutil
 import subprocess
 import sys

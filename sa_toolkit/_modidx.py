@@ -261,6 +261,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'sa_toolkit.polymers.listed': ('polymers.html#listed', 'sa_toolkit/polymers.py'),
                                      'sa_toolkit.polymers.observed': ('polymers.html#observed', 'sa_toolkit/polymers.py')},
             'sa_toolkit.prepare': { 'sa_toolkit.prepare.NotYet': ('prepare.html#notyet', 'sa_toolkit/prepare.py'),
+                                    'sa_toolkit.prepare._divide': ('prepare.html#_divide', 'sa_toolkit/prepare.py'),
                                     'sa_toolkit.prepare._encoders': ('prepare.html#_encoders', 'sa_toolkit/prepare.py'),
                                     'sa_toolkit.prepare._line': ('prepare.html#_line', 'sa_toolkit/prepare.py'),
                                     'sa_toolkit.prepare._read': ('prepare.html#_read', 'sa_toolkit/prepare.py'),

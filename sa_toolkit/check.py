@@ -24,6 +24,7 @@ def _broken_rules(c, a, row): # sentences
     if 'states' in a: rules['states'] = (np.isfinite(a['states']).all(-1)==known).all()
     return [k for k,good in rules.items() if not good]
 
+# %% ../nbs/06e_check.ipynb #0292e68f
 def check_shard(
     out, # folder of the dataset
     name:str, # of a shard
@@ -40,6 +41,7 @@ def check_shard(
     odd = [(r['id'], _broken_rules(ds.chain(i), ds.arrays(i), r)) for i,r in enumerate(table.to_pylist())]
     return [f'{id} in shard {name} breaks what must hold of {", ".join(b)}: {again}.' for id,b in odd if b]
 
+# %% ../nbs/06e_check.ipynb #da6e4af3
 def _check_manifest(ds, names): # sentences
     "What must hold of the manifest's rows"
     t, res = ds.table, []

@@ -103,7 +103,7 @@ def _picture(audit):
     mods = [f'modified: {_five([f"{c.label(k)} {audit.parent(k)}" for k in c.modified])}'] if c.modified else []
     said = ''.join(f'<li><b>{esc(x)}</b></li>' for x in audit.objections) + ''.join(f'<li>{esc(x)}</li>' for x in (*mods, *c.notes))
     rows = '\n'.join(line(i) for i in range(0, len(c), 60))
-    return f'<div>{key} <small>({esc(c.sequence_source)})</small><pre style="background:none;line-height:1.4;overflow-x:auto">{rows}</pre><ul>{said}</ul></div>'
+    return f'<div>{key} <small>({esc(c.sequence_source)})</small><pre style="font-family:monospace;background:none;line-height:1.4;overflow-x:auto">{rows}</pre><ul>{said}</ul></div>'
 
 # %% ../nbs/00_core.ipynb #43c34d45
 @dataclass(frozen=True, eq=False, repr=False)

@@ -33,6 +33,7 @@ def _read(root, item): # list of `Chain`
 
 def _line(item, chain, what, why): return dict(input=item, chain=chain, what=what, why=' '.join(str(why).split()))
 
+# %% ../nbs/06d_prepare.ipynb #d4005b5d
 def read_inputs(
     root, # folder that the names are relative to
     items, # names
@@ -73,6 +74,7 @@ def give_back_memory():
     import ctypes
     with suppress(OSError, AttributeError): ctypes.CDLL('libc.so.6').malloc_trim(0)
 
+# %% ../nbs/06d_prepare.ipynb #523fbbb8
 def build_shard(
     out, # folder of the dataset
     root, # folder that the inputs' names are relative to
@@ -90,6 +92,7 @@ def build_shard(
     write_shard(out, name, chains, tokens, states, report=report)
     if encoder: give_back_memory()
 
+# %% ../nbs/06d_prepare.ipynb #dbe6bfd1
 def is_done(
     out, # folder of the dataset
     name:str, # of a shard
@@ -116,6 +119,7 @@ def _stay_with_parent():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (wait([mp.parent_process().sentinel]), os._exit(1)), daemon=True).start()
 
+# %% ../nbs/06d_prepare.ipynb #1a71d37e
 def run_pool(
     jobs, # of `attempt`
     workers:int,
@@ -133,6 +137,7 @@ def run_pool(
         raise
     finally: pool.shutdown(cancel_futures=True)
 
+# %% ../nbs/06d_prepare.ipynb #24d521f4
 def run_ray(
     jobs, # of `attempt`
     workers:int, # tasks at a time
@@ -171,6 +176,14 @@ def one_of_each(
     return keep, ids, report
 
 # %% ../nbs/06d_prepare.ipynb #085d1767
+def _divide(rows, ids, recipe): # split, cluster, how it was done
+    "Who goes to which side"
+    from sa_toolkit.filters import quality
+    from sa_toolkit.split import split_sequences
+    shares = dict(zip(('train','valid','test'), recipe.fractions))
+    return split_sequences(ids, rows['sequence'].to_pylist(), quality(rows), shares, recipe.seed, recipe.identity, recipe.coverage)
+
+# %% ../nbs/06d_prepare.ipynb #e69319e8
 def finish(
     out, # folder of the dataset
     p:dict, # of `plan`
@@ -178,8 +191,6 @@ def finish(
 ):
     "Write manifest and report from the shards that are there"
     import csv, pyarrow as pa
-    from sa_toolkit.filters import quality
-    from sa_toolkit.split import split_sequences
     out, names, recipe = Path(out), list(shares(p)), Recipe(**p['recipe'])
     done = [n for n in names if is_done(out, n)]
     complete = whole and len(done)==len(names)
@@ -187,7 +198,7 @@ def finish(
     keep, ids, report = one_of_each(rows.select(['id','digest','source']).to_pylist())
     rows = rows.take(pa.array(keep, pa.int64())).set_column(0, 'id', pa.array(ids, pa.string()))
     split, cluster, info = [''] * len(ids), [-1]*len(ids), {}
-    if complete: split, cluster, info = split_sequences(ids, rows['sequence'].to_pylist(), quality(rows), dict(zip(('train','valid','test'), recipe.fractions)), recipe.seed, recipe.identity, recipe.coverage)
+    if complete: split, cluster, info = _divide(rows, ids, recipe)
     facts = dict(format=1, complete=complete, recipe=p['recipe'], splitting=info, shards=len(names), missing=sorted(set(names) - set(done)), inputs=len(p['inputs']))
     report = [r for n in done for r in read_facts(out/f'shards/{n}.parquet')['report']] + report
     def write(path):
@@ -244,6 +255,7 @@ def cores():
     "Cores that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
+# %% ../nbs/06d_prepare.ipynb #8976d8a7
 def fetch_inputs(
     root, # folder that the names are relative to
     items, # names of inputs
@@ -254,6 +266,7 @@ def fetch_inputs(
     ids = [i for i in items if '#' not in i and not (Path(root)/i).exists()]
     if ids: fetch_all(ids, progress=progress)
 
+# %% ../nbs/06d_prepare.ipynb #b21a0381
 def is_finished(
     out, # folder of the dataset
 )->bool:
@@ -261,11 +274,10 @@ def is_finished(
     file = Path(out)/'manifest.parquet'
     return file.exists() and read_facts(file)['complete']
 
-# %% ../nbs/06d_prepare.ipynb #b21a0381
 def prepare(
     source, # file, folder, id, pack (.npz), text file of ids, or a list of these
     out, # folder of the dataset
-    recipe:Recipe=Recipe(),
+    recipe:Recipe=None, # None: the default one
     workers:int=None, # processes; None: one per core
     rank:int=None, # this process's share; None: as the launcher says
     world:int=None,
@@ -275,6 +287,7 @@ def prepare(
     "Build a dataset, or go on building it; raises ValueError, OSError or RuntimeError in one sentence"
     from tqdm.auto import tqdm
     from sa_toolkit.filters import Filter
+    recipe = recipe or Recipe()
     p, root = plan(source, recipe)
     if recipe.filter: Filter.parse(recipe.filter)
     _encoders(recipe.tokens, recipe.pgnn)

@@ -27,10 +27,10 @@ def chain_row(
     c:Chain,
 )->dict: # column → value
     "A chain's row, without its place on disk"
-    known = c.confidence[np.isfinite(c.confidence)]
-    return dict(sequence=c.sequence, length=len(c), n_resolved=int(c.resolved.sum()), confidence=float(known.mean()) if len(known) else None, digest=digest(c)) | {
-        k:getattr(c,k) for k in _text} | {k:float(v) if np.isfinite(v := getattr(c,k)) else None for k in _numbers} | {
-        k:json.dumps(getattr(c,k), sort_keys=True) for k in _objects} | {k:list(getattr(c,k)) for k in _lists}
+    known, null = c.confidence[np.isfinite(c.confidence)], lambda x: float(x) if np.isfinite(x) else None
+    row = dict(sequence=c.sequence, length=len(c), n_resolved=int(c.resolved.sum()), digest=digest(c), confidence=float(known.mean()) if len(known) else None)
+    row |= {k:getattr(c,k) for k in _text} | {k:null(getattr(c,k)) for k in _numbers} | {k:list(getattr(c,k)) for k in _lists}
+    return row | {k:json.dumps(getattr(c,k), sort_keys=True) for k in _objects}
 
 def digest(
     c:Chain,
@@ -191,8 +191,9 @@ class Dataset:
 
     def _repr_html_(self):
         from html import escape
-        cut = lambda s: [len(t := self.table.filter([x==s for x in self.table['split'].to_pylist()])), sum(t['length'].to_pylist()), len(set(t['cluster'].to_pylist()))]
-        rows = ''.join(f'<tr><td>{escape(s) or "not split"}</td>' + ''.join(f'<td style="text-align:right">{n:,}</td>' for n in cut(s)) + '</tr>' for s in sorted(set(self.table['split'].to_pylist())))
+        t = self.table.group_by('split').aggregate([('id','count'), ('length','sum'), ('cluster','count_distinct')]).to_pylist()
+        order = sorted(t, key=lambda r: ('train valid test'.find(r['split']), r['split']))
+        rows = ''.join(f'<tr><td>{escape(r["split"]) or "not split yet"}</td>' + ''.join(f'<td>{r[k]:,}</td>' for k in ('id_count','length_sum','cluster_count_distinct')) + '</tr>' for r in order)
         return f'<b>{escape(repr(self))}</b><table><tr><th>split</th><th>chains</th><th>residues</th><th>clusters</th></tr>{rows}</table>'
 
     def __repr__(self): return f'Dataset({self.path.name}: {len(self):,} chains, {int(self.lengths.sum()):,} residues' + ('' if self.facts['complete'] else ', not complete') + ')'

