@@ -33,7 +33,8 @@ def prepare(a):
     "make a dataset of structures: read, filter, encode, split; killed at any moment, the same command goes on"
     from collections import Counter
     from sa_toolkit.plan import Recipe
-    from sa_toolkit.prepare import prepare, run_pool, run_ray
+    from sa_toolkit.build import run_pool, run_ray
+    from sa_toolkit.prepare import prepare
     recipe = Recipe(a.tokens, a.pgnn, a.filter, a.strict, a.per_shard, a.identity, a.coverage, tuple(a.fractions), a.seed)
     source = a.source[0] if len(a.source)==1 else a.source
     try: ds = prepare(source, a.out, recipe, a.workers, a.rank, a.world, dict(pool=run_pool, ray=run_ray)[a.engine])
@@ -43,6 +44,7 @@ def prepare(a):
     if ds is None: return print(f'This rank is done; the one that ends last writes {a.out}/manifest.parquet.')
     print(ds, *(f'  {k}: {n:,} chains' for k,n in Counter(ds.table['split'].to_pylist()).items()), sep='\n')
     with open(ds.path/'report.csv') as f: left = Counter(r['what'] for r in csv.DictReader(f))
+    for note in ds.facts['splitting'].get('notes', ()): print(f'  {note}')
     if left: print(f'  {", ".join(f"{n} {k}" for k,n in left.items())}: see {ds.path/"report.csv"}')
 
 def check(a):
@@ -79,7 +81,8 @@ def parser():
     r = Recipe()
     d = add(prepare, tokens=(r.tokens, 'structural alphabet, "" for none'), pgnn=(r.pgnn, 'structure encoder, "" for none'),
         filter=(r.filter, 'chains to keep, such as "resolution(2.5) & length(40, 512)"'), identity=(r.identity, 'sequence identity that no two splits share'),
-        coverage=(r.coverage, 'share of the shorter chain that must be aligned for it to count'), seed=(r.seed, 'of the split'), engine=('pool', 'pool or ray'))
+        coverage=(r.coverage, 'share of the shorter chain that must be aligned for it to count'), seed=(r.seed, 'of the split'))
+    d.add_argument('--engine', choices=('pool','ray'), default='pool', help='what runs the shards')
     d.add_argument('source', nargs='+', metavar='IN', help='folder, files, ids such as 4HHB.A or AF-P69905-F1, a text file of ids, or a pack (.npz)')
     d.add_argument('out', metavar='OUT', help='folder of the dataset')
     d.add_argument('--strict', action='store_true', help='refuse chains whose residues needed a guess')

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from importlib.resources import files
 from pathlib import Path
-from threading import get_ident
+from uuid import uuid4
 from typing import NamedTuple
 
 import numpy as np
@@ -208,9 +208,10 @@ def atomic_write(
     "Let `write` fill a temporary file, then give it its name: a partial file never stands for a good one"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.{get_ident()}.part{path.suffix}')
+    tmp = path.with_name(f'.{path.name}.{uuid4().hex[:12]}.part{path.suffix}')
     try:
         write(tmp)
+        with open(tmp, 'rb+') as f: os.fsync(f.fileno()) # a name must not survive a power cut that its bytes do not
         tmp.replace(path)
     finally: tmp.unlink(missing_ok=True)
     return path

@@ -69,6 +69,11 @@ def _tied(p, a, parents): # (n,) position of each atom or −1; None where the i
     at, fits = pos[ca], ~differ(p.names[pos[ca]], a['residue'][ca], parents)
     return pos if len(set(at[fits]))>=.9*len(set(at)) else None # where residues are mixed, one that fits is enough
 
+def _elsewhere(p, number, insertion, free): # the polymer, with a doubt where a residue is `free`
+    "Doubt places in SEQRES that are not the only ones"
+    if not free.any(): return p
+    return replace(p, doubts=(*p.doubts, f'{_plural(int(free.sum()))} could also stand elsewhere in SEQRES: {_named(p.author, number, insertion, np.flatnonzero(free))}'))
+
 def _positions(
     p:Polymer,
     a:dict, # columns of its atoms
@@ -82,8 +87,8 @@ def _positions(
     if p.source=='SEQRES':
         broken = _breaks(a, rank, len(first))[0]
         found = place(*(np.array(list(letters(n, parents))) for n in (a['residue'][first], p.names)), a['number'][first].astype(np.int64), ~broken)
-        off = 1 if found is None else np.mean(differ(p.names[found], a['residue'][first], parents))
-        if off<=.1: return p, found[rank]
+        off = 1 if found is None else np.mean(differ(p.names[found[0]], a['residue'][first], parents))
+        if off<=.1: return _elsewhere(p, a['number'][first], a['insertion'][first], found[1]), found[0][rank]
         p = replace(p, doubts=(*p.doubts, 'the observed residues do not fit SEQRES, which is ignored'))
     return _derive(p, a, rank, first)
 

@@ -142,24 +142,29 @@ def _arrive(best, step, bonded): # (L,) scores, (L,) where from
     pick = options.argmax(0)
     return options[pick,j], source[pick,j]
 
+def _layouts(fit, step, bonded): # (n,L) scores, (n,L) where from
+    "For each residue and place, the best layout so far that ends there"
+    score, source = fit.copy(), np.zeros(fit.shape, np.int64)
+    for i in range(1, len(fit)):
+        arrived, source[i] = _arrive(score[i-1], step[i-1], bonded[i-1])
+        score[i] += arrived
+    return score, source
+
 # %% ../nbs/00a_residues.ipynb #5d9290d8
 def place(
     names, # (n,) letters or names of the observed residues
     seq, # (L,) of the full sequence
     number, # (n,) author numbers
     bonded, # (n-1,) is there a peptide bond to the next residue?
-): # (n,) their places in `seq`, increasing; None where they do not fit
+): # (n,) their places in `seq`, increasing, (n,) bool: could each stand elsewhere as well?; None where they do not fit
     "Lay observed residues along the full sequence"
     n, m = len(names), len(seq)
     if n>m or not n: return None
-    if (easy := _shift(names, seq, number)) is not None: return easy
-    fit = np.where(names[:,None]==seq, 4., -8.)
+    if (easy := _shift(names, seq, number)) is not None: return easy, np.zeros(n, bool)
+    fit = np.where(names[:,None]==seq, 4., -8.) + np.where(number[:,None]-1==np.arange(m), .4/n, 0) # all scores are whole, so that .4 decides between equals only
     step = np.maximum(np.diff(number), 1)
-    best, back = fit[0], [None]
-    for i in range(1, n):
-        score, source = _arrive(best, step[i-1], bonded[i-1])
-        best = fit[i] + score
-        back.append(source)
-    res = [int(best.argmax())]
-    for i in range(n-1, 0, -1): res.append(int(back[i][res[-1]]))
-    return np.array(res[::-1])
+    score, source = _layouts(fit, step, bonded)
+    through = score + _layouts(fit[::-1,::-1], step[::-1], bonded[::-1])[0][::-1,::-1] - fit
+    res = [int(score[-1].argmax())]
+    for i in range(n-1, 0, -1): res.append(int(source[i,res[-1]]))
+    return np.array(res[::-1]), (through>through.max()-.5).sum(1)>1

@@ -27,7 +27,7 @@ def chain_row(
     c:Chain,
 )->dict: # column → value
     "A chain's row, without its place on disk"
-    known, null = c.confidence[np.isfinite(c.confidence)], lambda x: float(x) if np.isfinite(x) else None
+    known, null = c.confidence[c.resolved & np.isfinite(c.confidence)], lambda x: float(x) if np.isfinite(x) else None
     row = dict(sequence=c.sequence, length=len(c), n_resolved=int(c.resolved.sum()), digest=digest(c), confidence=float(known.mean()) if len(known) else None)
     row |= {k:getattr(c,k) for k in _text} | {k:null(getattr(c,k)) for k in _numbers} | {k:list(getattr(c,k)) for k in _lists}
     return row | {k:json.dumps(getattr(c,k), sort_keys=True) for k in _objects}
@@ -176,8 +176,14 @@ class Dataset:
     def arrays(self, i:int)->dict: # name → (L,…)
         "Windows on a chain's arrays"
         shard, start, length = (self.table[k][int(i)].as_py() for k in ('shard','start','length'))
-        if shard not in self.shards: self.shards[shard] = open_shard(self.path/f'shards/{shard}.safetensors')
-        return {k:v[start:start+length] for k,v in self.shards[shard].items()}
+        return {k:v[start:start+length] for k,v in self.shard(shard).items()}
+
+    def shard(self, name:str)->dict: # name → array
+        "A shard's arrays; the latest 128 stay mapped, for a process may hold few files open"
+        if name not in self.shards:
+            if len(self.shards)>=128: del self.shards[next(iter(self.shards))]
+            self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
+        return self.shards[name]
 
     def chain(self, i:int)->Chain: return make_row_chain({k:self.table[k][int(i)].as_py() for k in _columns}, self.arrays(i))
 
@@ -210,7 +216,8 @@ def open_dataset(
     if not file.exists():
         hint = 'one was begun: run the same `sa-toolkit prepare` again to finish it' if (path/'plan.json').exists() else 'make one with `sa-toolkit prepare`'
         raise FileNotFoundError(f'There is no manifest in {path}; {hint}.')
-    ds = Dataset(path, pq.read_table(file).combine_chunks(), read_facts(file))
+    try: ds = Dataset(path, pq.read_table(file).combine_chunks(), read_facts(file))
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{file} is damaged: delete it and run the same `sa-toolkit prepare` again; finished shards are kept.') from e
     there = sorted(set(ds.table['split'].to_pylist()))
     if split not in (None, *there): raise ValueError(f'{path.name} has no chains in split {split!r}; it has {", ".join(map(repr, there)) or "no chains at all"}.')
     return ds if split is None else ds[ds.column('split')==split]
@@ -222,12 +229,11 @@ def to_pandas(
     "The manifest's rows"
     return ds.table.to_pandas()
 
-def _with_arrays(batch, path): # columns, arrays added
+def _with_arrays(batch, ds): # columns, arrays added
     "Rows of a Hugging Face dataset with what the shards hold of them"
-    shards, res = {k:open_shard(path/f'shards/{k}.safetensors') for k in set(batch['shard'])}, dict(batch)
-    for k in ('coords','cb','status','tokens','states'):
-        if all(k in s for s in shards.values()): res[k] = [shards[s][k][i:i+n] for s,i,n in zip(batch['shard'], batch['start'], batch['length'])]
-    return res
+    if not {'shard','start','length'} <= batch.keys(): return batch # columns were selected, and not these
+    rows = [(ds.shard(s), slice(i, i+n)) for s,i,n in zip(batch['shard'], batch['start'], batch['length'])]
+    return dict(batch) | {k:[a[k][s] for a,s in rows] for k in ('coords','cb','status','tokens','states') if all(k in a for a,_ in rows)}
 
 def to_datasets(
     ds:Dataset,
@@ -235,4 +241,4 @@ def to_datasets(
     "A Hugging Face view: rows of the manifest, arrays of the shards"
     try: import datasets
     except ImportError: raise ImportError('The Hugging Face view needs their library: pip install datasets.') from None
-    return datasets.Dataset(ds.table).with_transform(partial(_with_arrays, path=ds.path))
+    return datasets.Dataset(ds.table).with_transform(partial(_with_arrays, ds=ds))
