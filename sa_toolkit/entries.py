@@ -116,10 +116,11 @@ def _cif_block(raw, binary): # tables of the block with the atoms, doubts
     text = '' if binary else raw.decode('utf-8', 'replace').replace('\r\n', '\n')
     doubts = _ended(text, binary or text.endswith('\n\n') or text[text.rstrip().rfind('\n')+1:].startswith('#'), 'a line #')
     file = BinaryCIFFile.read(io.BytesIO(raw)) if binary else CIFFile.read(io.StringIO(text))
-    block = next((b for b in file.values() if 'atom_site' in b), None)
-    if block is None: raise ValueError('it has no atoms')
+    blocks = [b for b in file.values() if 'atom_site' in b]
+    if not blocks: raise ValueError('it has no atoms')
+    if len(blocks)>1: doubts = (*doubts, f'the file has {len(blocks)} blocks with atoms; the first is read')
     quick = {k:_split(text, k) for k in ('atom_site','pdbx_poly_seq_scheme')} if len(file)==1 else {}
-    return ChainMap({k:v for k,v in quick.items() if v}, block), doubts
+    return ChainMap({k:v for k,v in quick.items() if v}, blocks[0]), doubts
 
 def _cif_atoms(s): # columns of heavy atoms, number of models
     "Atoms of the first model"
@@ -134,7 +135,22 @@ def _cif_atoms(s): # columns of heavy atoms, number of models
     one = model==model[0]
     return heavy({k:v[one] for k,v in a.items()}, _column(s,'type_symbol')[one]), len(np.unique(model))
 
-# %% ../nbs/00b_entries.ipynb #7e3a19a6
+# %% ../nbs/00b_entries.ipynb #ccde6797
+_KNOWN = re.compile(r'\d[a-z\d]{3}|pdb_[a-z\d]{8}|pdbdev_\d{8}|af-[a-z\d]+(-\d+)?-f\d+([-_]\w+)*|ma-[a-z\d]+(-[a-z\d]+)*', re.I)
+
+def _stem(name):
+    "An entry's name from its file's: 1UBI from pdb1ubi.ent.gz"
+    stem = re.sub(r'(?i)(\.(cif|mmcif|bcif|pdb|ent))?(\.gz)?$', '', name, count=1)
+    return re.sub(r'(?i)^pdb(?:_0000)?(\d[a-z\d]{3})$', r'\1', stem).upper() # pdb1ubi and pdb_00001ubi are 1UBI
+
+def _id(
+    said:str, # id in the file
+    source:str, # the file's name
+)->str:
+    "An entry's id, or its file's name where the id is none"
+    return _stem(said if _KNOWN.fullmatch(said) else source)
+
+# %% ../nbs/00b_entries.ipynb #56522e04
 def _read_cif(
     raw:bytes,
     source:str, # the file's name
@@ -150,7 +166,7 @@ def _read_cif(
     if 'pdbx_struct_mod_residue' in block:
         c = block['pdbx_struct_mod_residue']
         parents = dict(zip(_column(c,'label_comp_id','auth_comp_id').tolist(), _column(c,'parent_comp_id').tolist()))
-    return Entry(_stem(name or source), source, a, _cif_polymers(block, a), facts, parents, notes=tuple(notes), doubts=doubts)
+    return Entry(_id(name, source), source, a, _cif_polymers(block, a), facts, parents, notes=tuple(notes), doubts=doubts)
 
 # %% ../nbs/00b_entries.ipynb #5fa308cf
 _MISSING = re.compile(r'REMARK 465 +(?:\d+ +)?(\w{1,3}) (..?) +(-?\d+)(\w?)\s*$')
@@ -181,11 +197,6 @@ def _header(
                 if np.isnan(h[k]) and (m := pattern.match(l)): h[k] = float(m[1])
         elif m := _MISSING.match(l): h['missing'].setdefault(m[2].strip(), []).append((m[1], int(m[3]), m[4]))
     return h
-
-def _stem(name):
-    "An entry's name from its file's: 1UBI from pdb1ubi.ent.gz"
-    stem = re.sub(r'(?i)(\.(cif|mmcif|bcif|pdb|ent))?(\.gz)?$', '', name, count=1)
-    return re.sub(r'(?i)^pdb(?:_0000)?(\d[a-z\d]{3})$', r'\1', stem).upper() # pdb1ubi and pdb_00001ubi are 1UBI
 
 # %% ../nbs/00b_entries.ipynb #bdc7fe82
 def _text(m, i, j): # (n,) stripped
@@ -255,7 +266,7 @@ def _read_pdb(
     plddt = bool(_PREDICTORS.search(h['title'])) and h['method'] in ('', 'THEORETICAL MODEL')
     facts, notes = believable(h['method'] or ('predicted' if plddt else ''), plddt, h['when'], **{k:h[k] for k in _NUMBERS})
     if n>1: notes.append(f'the first of {n} models')
-    return Entry(_stem(h['id'] or source), source, a, _pdb_polymers(h, a, last), facts, h['parents'], h['missing'], tuple(notes), doubts)
+    return Entry(_id(h['id'], source), source, a, _pdb_polymers(h, a, last), facts, h['parents'], h['missing'], tuple(notes), doubts)
 
 # %% ../nbs/00b_entries.ipynb #e693ab0e
 _FORMATS = {'.cif':'mmCIF', '.mmcif':'mmCIF', '.bcif':'BinaryCIF', '.pdb':'PDB', '.ent':'PDB'}

@@ -69,15 +69,26 @@ def _tied(p, a, parents): # (n,) position of each atom or −1; None where the i
     at, fits = pos[ca], ~differ(p.names[pos[ca]], a['residue'][ca], parents)
     return pos if len(set(at[fits]))>=.9*len(set(at)) else None # where residues are mixed, one that fits is enough
 
-def _elsewhere(p, number, insertion, free): # the polymer, with a doubt where a residue is `free`
-    "Doubt places in SEQRES that are not the only ones"
-    if not free.any(): return p
-    return replace(p, doubts=(*p.doubts, f'{_plural(int(free.sum()))} could also stand elsewhere in SEQRES: {_named(p.author, number, insertion, np.flatnonzero(free))}'))
+# %% ../nbs/00c_mapping.ipynb #8c7ea102
+def _listed(p, names, number, insertion, missing): # (n,) places of the observed residues, or None
+    "Places by number among the residues that the file lists as missing, if with them SEQRES is whole"
+    every = [*zip(number.tolist(), insertion.tolist(), names.tolist(), range(len(names))), *((k, i, r, -1) for r,k,i in missing)]
+    every.sort(key=lambda r: r[:2])
+    at = [k for k,r in enumerate(every) if r[3]>=0]
+    return np.array(at) if [r[2] for r in every]==p.names.tolist() and [every[k][3] for k in at]==list(range(len(at))) else None
 
+def _settle(p, places, free, names, number, insertion, missing): # the polymer, (n,) places
+    "Where residues could stand elsewhere, ask the list of missing ones, or else say so"
+    if not free.any(): return p, places
+    if (found := _listed(p, names, number, insertion, missing)) is not None: return p, found
+    return replace(p, doubts=(*p.doubts, f'{_plural(int(free.sum()))} could also stand elsewhere in SEQRES: {_named(p.author, number, insertion, np.flatnonzero(free))}')), places
+
+# %% ../nbs/00c_mapping.ipynb #47969c66
 def _positions(
     p:Polymer,
     a:dict, # columns of its atoms
     parents:dict, # modified residue → parent
+    missing=(), # unresolved residues that the file lists: name, number, insertion code
 ): # the polymer, (n,) position of each atom or −1
     "Where each atom belongs in the sequence"
     if (pos := _tied(p, a, parents)) is not None: return p, pos
@@ -85,10 +96,11 @@ def _positions(
     if not len(first): return p, rank
     if p.seq is not None: p = replace(p, doubts=(*p.doubts, 'the sequence ids of the atoms contradict the sequence and are ignored'))
     if p.source=='SEQRES':
-        broken = _breaks(a, rank, len(first))[0]
-        found = place(*(np.array(list(letters(n, parents))) for n in (a['residue'][first], p.names)), a['number'][first].astype(np.int64), ~broken)
-        off = 1 if found is None else np.mean(differ(p.names[found[0]], a['residue'][first], parents))
-        if off<=.1: return _elsewhere(p, a['number'][first], a['insertion'][first], found[1]), found[0][rank]
+        broken, names, number = _breaks(a, rank, len(first))[0], a['residue'][first], a['number'][first].astype(np.int64)
+        found = place(*(np.array(list(letters(n, parents))) for n in (names, p.names)), number, ~broken)
+        if found and np.mean(differ(p.names[found[0]], names, parents))<=.1:
+            p, places = _settle(p, *found, names, number, a['insertion'][first], missing)
+            return p, places[rank]
         p = replace(p, doubts=(*p.doubts, 'the observed residues do not fit SEQRES, which is ignored'))
     return _derive(p, a, rank, first)
 
@@ -175,7 +187,7 @@ def build_chain(
 )->Chain: # raises ValueError where there is no backbone, or on doubt
     "Make a `Chain` of one polymer"
     a = {k:v[p.rows] for k,v in entry.atoms.items() if k in _COLUMNS}
-    p, pos = _positions(p, a, entry.parents)
+    p, pos = _positions(p, a, entry.parents, entry.missing.get(p.author, ()))
     lost, a, pos = int((pos<0).sum()), {k:v[pos>=0] for k,v in a.items()}, pos[pos>=0]
     twice = _twice(a, pos)
     a, pos, mixed, alts = one_conformer(a, pos)

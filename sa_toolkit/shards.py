@@ -178,10 +178,12 @@ class Dataset:
         shard, start, length = (self.table[k][int(i)].as_py() for k in ('shard','start','length'))
         return {k:v[start:start+length] for k,v in self.shard(shard).items()}
 
+    kept = 128 # shards that stay mapped, for a process may hold few files open
+
     def shard(self, name:str)->dict: # name → array
-        "A shard's arrays; the latest 128 stay mapped, for a process may hold few files open"
+        "A shard's arrays"
         if name not in self.shards:
-            if len(self.shards)>=128: del self.shards[next(iter(self.shards))]
+            if len(self.shards)>=self.kept: del self.shards[next(iter(self.shards))]
             self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
         return self.shards[name]
 

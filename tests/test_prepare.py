@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sa_toolkit.build as build
 import sa_toolkit.prepare as prep
-from sa_toolkit.core import asset, example_chains, save_chains
+from sa_toolkit.build import run_ray
 from sa_toolkit.check import check
+from sa_toolkit.core import asset, example_chains, save_chains
 from sa_toolkit.plan import Recipe
-from sa_toolkit.prepare import prepare, run_ray
+from sa_toolkit.prepare import prepare
 from sa_toolkit.shards import open_dataset
 from sa_toolkit.structure import read_chains
 
@@ -74,12 +76,12 @@ def test_a_split_keeps_clusters_together(whole):
 def test_killed_twenty_times_the_bytes_are_the_same(pile, whole, tmp_path, capsys):
     "kill −9 of the parent at random moments; its workers end by themselves, finished shards are never built again"
     out, seen, log = tmp_path/'ds', {}, []
-    seed = random.randrange(10**6)
+    seed = int(os.environ.get('SA_SEED') or random.randrange(10**6))
     rng = random.Random(seed)
     for k in range(20):
         p = subprocess.Popen(command(pile, out, '--per-shard', '1'), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         while k % 4 and p.poll() is None and len(list(out.glob('shards/[0-9]*.parquet'))) <= len(seen): time.sleep(.01) # three of four once work goes on, however slow the machine
-        time.sleep(rng.uniform(0, .5 if k % 4 else 4))
+        time.sleep(rng.uniform(0, .1 if k % 4 else 4))
         ended = p.poll() is not None
         p.kill()
         p.wait()
@@ -142,18 +144,20 @@ def test_a_full_disk_leaves_a_sound_dataset(tmp_path):
 
 def test_no_space_at_all(monkeypatch, tmp_path):
     def full(*_): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(prep, 'write_shard', lambda *a, **k: full())
+    monkeypatch.setattr(build, 'write_shard', lambda *a, **k: full())
     monkeypatch.setattr(prep, 'write_manifest', lambda *a, **k: full())
     with pytest.raises(OSError, match=r'disk full .*0 of \d+ shards are whole and kept: free some space'): prepare(asset('structures'), tmp_path/'ds', BARE, workers=1, progress=False)
 
-def test_a_dead_worker_is_a_sentence(monkeypatch, tmp_path):
-    save_chains(example_chains('test')[:4], tmp_path/'pack.npz')
-    def engine(jobs, workers):
-        from concurrent.futures import ProcessPoolExecutor
-        with ProcessPoolExecutor(1) as pool:
-            yield pool.submit(prep.attempt, jobs[0]).result()
-            yield pool.submit(os._exit, 9).result()
-    with pytest.raises(RuntimeError, match=r'died; 1 of 2 shards are whole and kept \(2 chains can be read\): .*fewer --workers'): prepare(tmp_path/'pack.npz', tmp_path/'ds', BARE, engine=engine, progress=False)
+def test_a_dead_worker_is_a_sentence(tmp_path):
+    save_chains(example_chains()[:40], tmp_path/'pack.npz')
+    import multiprocessing as mp
+    def engine(jobs, workers): # the real pool, one of whose processes is killed once a shard is there
+        for k, outcome in enumerate(build.run_pool(jobs, 2)):
+            yield outcome
+            if not k: [c.kill() for c in mp.active_children()]
+    with pytest.raises(RuntimeError, match=r'a worker ended without a word; \d+ of 40 shards are whole and kept .*fewer --workers'):
+        prepare(tmp_path/'pack.npz', tmp_path/'ds', Recipe(pgnn='', per_shard=1), engine=engine, progress=False)
+    assert len(open_dataset(tmp_path/'ds')) and not open_dataset(tmp_path/'ds').facts['complete']
 
 def test_what_is_out_of_reach_makes_its_shard_wait(monkeypatch, tmp_path):
     monkeypatch.setenv('SA_TOOLKIT_OFFLINE', '1')
@@ -167,11 +171,86 @@ def test_what_is_out_of_reach_makes_its_shard_wait(monkeypatch, tmp_path):
     ds = open_dataset(tmp_path/'ds')
     assert [i.split('_')[0] for i in ds.ids] == ['1GBT'] and not ds.facts['complete'] and ds.facts['missing'] == ['00001']
 
+def test_killed_while_the_plan_or_the_manifest_was_written(tmp_path):
+    save_chains(example_chains('test')[:4], tmp_path/'pack.npz')
+    out = tmp_path/'ds'
+    out.mkdir()
+    (out/'.plan.json.0123.part.json').write_text('{"recipe"')
+    prepare(tmp_path/'pack.npz', out, BARE, workers=1, progress=False)
+    before = tree(out)
+    (out/'manifest.parquet').rename(out/'.manifest.parquet.0123.part.parquet')
+    (out/'shards/00001.parquet').write_bytes(before['shards/00001.parquet'][:-100]) # and the machine lost power
+    prepare(tmp_path/'pack.npz', out, BARE, workers=1, progress=False)
+    assert tree(out) == before
+
+def test_ranks_that_end_together(pile, whole, tmp_path):
+    shutil.copytree(whole, tmp_path/'ds')
+    (tmp_path/'ds/manifest.parquet').unlink()
+    runs = [subprocess.Popen(command(pile, tmp_path/'ds', '--per-shard', '1', '--rank', str(k), '--world', '3'), env=ENV, stderr=subprocess.PIPE, text=True) for k in range(3)]
+    assert [(r.communicate()[1], r.returncode)[1] for r in runs] == [0, 0, 0] and tree(tmp_path/'ds') == tree(whole)
+
+@pytest.mark.parametrize('ranks', [('--rank', '1'), ('--world', '3'), ('--rank', '7', '--world', '2'), ('--rank', '-1', '--world', '2')])
+def test_ranks_that_cannot_be(tmp_path, ranks):
+    r = subprocess.run(command(asset('structures'), tmp_path/'ds', *ranks), env=ENV, capture_output=True, text=True)
+    assert r.returncode == 1 and 'rank' in r.stderr and not (tmp_path/'ds').exists()
+
+def test_names_that_are_nothing_cost_a_line(tmp_path):
+    ids = tmp_path/'ids.txt'
+    ids.write_text(f'4HHBX\nnosuch.cif\n{asset("structures/1ubi.pdb.gz")}\n')
+    ds = prepare(ids, tmp_path/'ds', BARE, workers=1, progress=False)
+    assert ds.ids == ['1UBI_A'] and ds.facts['complete']
+    assert [(r['input'], r['what']) for r in csv.DictReader(open(tmp_path/'ds/report.csv'))] == [('4HHBX', 'refused'), ('nosuch.cif', 'refused')]
+    with pytest.raises(ValueError, match='holds no structure|is no file'): prepare('nosuch', tmp_path/'other', BARE, progress=False)
+    assert not (tmp_path/'other').exists()
+
+def test_a_file_that_was_replaced_is_seen(tmp_path):
+    (tmp_path/'in').mkdir()
+    shutil.copy(asset('structures/1ubi.pdb.gz'), tmp_path/'in/x.pdb.gz')
+    prepare(tmp_path/'in', tmp_path/'ds', BARE, workers=1, progress=False)
+    shutil.copy(DATA/'1A8O.pdb.gz', tmp_path/'in/x.pdb.gz')
+    with pytest.raises(ValueError, match=r'begun with other inputs \(1 differ, first x.pdb.gz\)'): prepare(tmp_path/'in', tmp_path/'ds', BARE, workers=1, progress=False)
+
+def test_the_split_can_be_changed_later(tmp_path):
+    save_chains(example_chains('test')[:20], tmp_path/'pack.npz')
+    a = prepare(tmp_path/'pack.npz', tmp_path/'ds', Recipe(tokens='', pgnn=''), workers=1, progress=False)
+    stamp = (tmp_path/'ds/shards/00000.safetensors').stat().st_mtime_ns
+    b = prepare(tmp_path/'pack.npz', tmp_path/'ds', Recipe(tokens='', pgnn='', fractions=(.5, .25, .25)), workers=1, progress=False)
+    assert (tmp_path/'ds/shards/00000.safetensors').stat().st_mtime_ns == stamp
+    assert a.column('split').tolist().count('train') > b.column('split').tolist().count('train') and check(tmp_path/'ds', progress=False) == []
+
+def test_a_chain_that_cannot_be_encoded_costs_a_line(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from sa_toolkit.tokens import load_tokenizer
+    chains, tok = example_chains('test')[:3], load_tokenizer()
+    def encode(c):
+        if c.id == chains[1].id: raise IndexError('boom')
+        return tok.encode(c)
+    monkeypatch.setattr(build, 'load_encoders', lambda *_: (SimpleNamespace(encode=encode), None))
+    kept, tokens, states, lines = build.encode_inputs(chains, Recipe(pgnn=''))
+    assert [c.id for c in kept] == [chains[0].id, chains[2].id] and len(tokens) == 2 and states is None
+    assert [(r['chain'], r['why']) for r in lines] == [(chains[1].id, 'cannot be encoded (IndexError: boom)')]
+
+def test_more_shards_than_open_files(tmp_path):
+    save_chains(example_chains()[:80], tmp_path/'pack.npz')
+    prepare(tmp_path/'pack.npz', tmp_path/'ds', Recipe(tokens='', pgnn='', per_shard=1), workers=1, progress=False)
+    code = f"""import sys, sa_toolkit.shards as s
+ds = s.open_dataset({str(tmp_path/'ds')!r})
+list(ds)
+print(len(ds.shards))
+s.Dataset.kept = 20
+ds = s.open_dataset({str(tmp_path/'ds')!r})
+print(sum(len(e.chain) for e in ds), len(ds.shards))"""
+    r = subprocess.run([sys.executable, '-c', code], env=ENV, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))
+    assert r.stdout.split() == ['80', str(sum(map(len, example_chains()[:80]))), '20'], r.stderr
+
 def test_another_recipe_or_other_inputs_are_refused(tmp_path):
     save_chains(example_chains('test')[:4], tmp_path/'pack.npz')
     prepare(tmp_path/'pack.npz', tmp_path/'ds', BARE, workers=1, progress=False)
     save_chains(example_chains('test')[:6], tmp_path/'pack.npz')
-    with pytest.raises(ValueError, match=r'begun with other inputs \(2 differ, first pack.npz#4\)'): prepare(tmp_path/'pack.npz', tmp_path/'ds', BARE, progress=False)
+    with pytest.raises(ValueError, match=r'begun with other inputs \(6 differ, first pack.npz#0\)'): prepare(tmp_path/'pack.npz', tmp_path/'ds', BARE, progress=False)
+    for bad, match in ((dict(fractions=(.5, .5, .5)), 'add up to 1'), (dict(identity=30), 'shares between 0 and 1'), (dict(per_shard=0), 'at least one input')):
+        with pytest.raises(ValueError, match=match): Recipe(**bad)
     for bad, match in ((dict(filter='resolution(2'), 'filter'), (dict(tokens='4di'), '4di'), (dict(pgnn='gvp'), 'gvp')):
         with pytest.raises(ValueError, match=match): prepare(tmp_path/'pack.npz', tmp_path/'other', Recipe(**dict(pgnn='', tokens='') | bad), progress=False)
         assert not (tmp_path/'other').exists()
@@ -184,30 +263,41 @@ def test_another_recipe_or_other_inputs_are_refused(tmp_path):
     (lambda d: (d/'shards/00000.parquet').write_bytes(b'PAR1'), '00000.parquet cannot be read'),
     (lambda d: (d/'shards/00000.parquet').unlink(), 'Shard 00000 is not there'),
     (lambda d: (d/'manifest.parquet').unlink(), 'There is no manifest'),
-    (lambda d: two_sides(d), 'A cluster is in two splits'),
-    (lambda d: shifted(d), 'breaks what must hold of')])
+    (lambda d: (d/'manifest.parquet').write_bytes(b'PAR1'), 'manifest.parquet is damaged'),
+    (lambda d: (d/'plan.json').write_text('{'), 'plan.json is damaged'),
+    (lambda d: altered(d, lambda t: t.slice(0, 2)), 'The manifest differs from the shards in'),
+    (lambda d: altered(d, resolved_better), 'The manifest differs from the shards in resolution'),
+    (lambda d: altered(d, two_sides), 'A cluster is in two splits'),
+    (lambda d: shifted(d, 'coords'), 'breaks what must hold of'),
+    (lambda d: shifted(d, 'tokens'), 'breaks what must hold of tokens')])
 def test_check_finds(tmp_path, harm, says):
-    save_chains([*example_chains('test')[:2]]*1 + example_chains('valid')[:2], tmp_path/'pack.npz')
+    save_chains(example_chains('test')[:2] + example_chains('valid')[:2], tmp_path/'pack.npz')
     out = tmp_path/'ds'
     prepare(tmp_path/'pack.npz', out, Recipe(pgnn=''), workers=1, progress=False)
     harm(out)
     r = subprocess.run([str(SA), 'check', str(out)], capture_output=True, text=True)
     assert r.returncode == 1 and says in r.stderr and 'Traceback' not in r.stderr, r.stderr
 
-def two_sides(out):
+def column(t, name, values):
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    t = pq.read_table(out/'manifest.parquet')
-    t = t.set_column(t.schema.get_field_index('cluster'), 'cluster', pa.array([0]*len(t))).set_column(t.schema.get_field_index('split'), 'split', pa.array(['train', 'test']*(len(t)//2)))
-    pq.write_table(t.replace_schema_metadata(pq.read_schema(out/'manifest.parquet').metadata), out/'manifest.parquet')
+    k = t.schema.get_field_index(name)
+    return t.set_column(k, t.schema.field(k), pa.array(values, t.schema.field(k).type))
 
-def shifted(out): # all tokens one residue off, hash and all
+def resolved_better(t): return column(t, 'resolution', [.9]*len(t))
+
+def two_sides(t): return column(column(t, 'cluster', [0]*len(t)), 'split', ['train', 'test']*(len(t)//2))
+
+def altered(out, change): # a manifest that someone edited
+    import pyarrow.parquet as pq
+    pq.write_table(change(pq.read_table(out/'manifest.parquet')), out/'manifest.parquet')
+
+def shifted(out, what): # all of a shard's arrays of a kind one residue off, hash and all
     import hashlib
 
     from safetensors.numpy import load_file, save
     from sa_toolkit.shards import read_facts, row_schema, shard_rows, write_parquet
     a = load_file(out/'shards/00000.safetensors')
-    data = save(a | dict(coords=np.roll(a['coords'], 1, 0)))
+    data = save(a | {what: np.roll(a[what], 1, 0)})
     (out/'shards/00000.safetensors').write_bytes(data)
     rows, facts = shard_rows(out, ['00000']), read_facts(out/'shards/00000.parquet')
     write_parquet(out/'shards/00000.parquet', rows.to_pylist(), row_schema(), **facts | dict(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))

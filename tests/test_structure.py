@@ -124,6 +124,27 @@ def test_ends_of_whole_files(tmp_path):
         assert len(read_chain(tmp_path/'a.pdb').doubts) == doubts, end
 
 
+def test_several_blocks_with_atoms(tmp_path):
+    from biotite.structure.io.pdbx import BinaryCIFFile
+    one = cif(tmp_path, cif_rows(backbone('ALA', 'A', 1, 0)), {'1': ['ALA']}).read_text()
+    two = cif(tmp_path, cif_rows(backbone('TRP', 'A', 1, 0)), {'1': ['TRP']}).read_text().replace('data_made', 'data_other')
+    for extra, doubts in ((two, ('the file has 2 blocks with atoms; the first is read',)), ('data_restraints\n_a.b 1\n#\n', ())):
+        (tmp_path/'both.cif').write_text(one + extra)
+        c = read_chain(tmp_path/'both.cif')
+        assert c.sequence == 'A' and c.doubts == doubts
+    whole = BinaryCIFFile.read(gzip.open(DATA/'1gbt.bcif.gz'))
+    BinaryCIFFile({'a': whole.block, 'b': whole.block}).write(tmp_path/'both.bcif')
+    assert read_chain(tmp_path/'both.bcif').doubts == ('the file has 2 blocks with atoms; the first is read',)
+
+
+def test_an_entry_is_named_after_its_file_unless_its_id_is_one(tmp_path):
+    rows = cif_rows(backbone('ALA', 'A', 1, 0))
+    for said, id in (('model', 'JOB_MODEL_0_A'), ('?', 'JOB_MODEL_0_A'), ('1ABC', '1ABC_A'), ('pdb_00001abc', '1ABC_A'), ('AF-P69905-F1', 'AF-P69905-F1_A'), ('ma-bak-cepc-0001', 'MA-BAK-CEPC-0001_A')):
+        assert read_chain(cif(tmp_path, rows, {'1': ['ALA']}, f'_entry.id {said}\n#\n', name='job_model_0.cif')).id == id
+    for said, id in (('XXXX', 'JOB_A'), ('1ABC', '1ABC_A')):
+        assert read_chain(pdb(tmp_path, f'HEADER    {"HYDROLASE":40}31-MAR-98   {said}', backbone('ALA', 'A', 1, 0), name='job.pdb')).id == id
+
+
 def test_unknown_extension_and_names(tmp_path):
     (tmp_path/'a.mol2').write_text('x')
     with pytest.raises(ValueError, match=r'a.mol2: unknown extension; give mmCIF'): read_chain(tmp_path/'a.mol2')
