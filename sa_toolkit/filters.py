@@ -25,6 +25,7 @@ def column(
     name:str, # a column of the manifest: id, length, resolution, …
 )->list: # one value per chain, None or NaN where there is none
     "One fact of every chain; raises ValueError where there is no such fact"
+    data = getattr(data, 'table', data) # of a `Dataset`
     if isinstance(data, (list,tuple,np.ndarray)): return [_derived[name](c) if name in _derived else getattr(c, name, None) for c in data]
     try: x = data[name]
     except TypeError: raise ValueError(f'A filter takes a list of chains or a table with columns, not a {type(data).__name__}.') from None

@@ -171,7 +171,7 @@ class Leakage:
 
     def __str__(self):
         i = self.info
-        limit = f'{i["identity"]:.0%} identity over {i["coverage"]:.0%} of the shorter chain ({i["engine"]})'
+        limit = f'{i["identity"]:.0%} identity over {i["coverage"]:.0%} of the shorter chain and 40 bits, about 17 identical residues ({i["engine"]})'
         if not len(self): return f'No pair of {i["train"]} training and {i["eval"]} evaluation chains reaches {limit}.'
         return f'{len(self)} pair{"s reach" if len(self) > 1 else " reaches"} {limit}: {len(set(self.eval))} of {i["eval"]} evaluation chains resemble {len(set(self.train))} of {i["train"]} training chains.'
 
