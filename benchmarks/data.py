@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sa_toolkit.build import build_shard
 from sa_toolkit.plan import Recipe, plan, shares
-from sa_toolkit.prepare import build_shard, finish
+from sa_toolkit.prepare import finish
 from sa_toolkit.shards import open_dataset
 from sa_toolkit.structure import read_chains
 
@@ -85,7 +86,8 @@ import sa_toolkit.prepare as p
 whole = p.plan
 def some(source, recipe):
     pl, root = whole(source, recipe)
-    return pl | dict(inputs=pl['inputs'][:int(sys.argv[3])]), root
+    n = int(sys.argv[3])
+    return pl | dict(inputs=pl['inputs'][:n], bytes=pl['bytes'][:n]), root
 p.plan = some
 prepare(sys.argv[1], sys.argv[2], Recipe(pgnn=''), workers=1, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024)

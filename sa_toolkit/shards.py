@@ -9,7 +9,7 @@ __all__ = ['chain_row', 'digest', 'row_schema', 'write_parquet', 'read_facts', '
 # %% ../nbs/06b_shards.ipynb #eab18531
 import hashlib, json, mmap
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -165,20 +165,26 @@ class Dataset:
 
     def __len__(self): return self.table.num_rows
     def __iter__(self): return (self[i] for i in range(len(self)))
-    def __getstate__(self): return dict(self.__dict__, shards={})
+    def __getstate__(self): return dict(path=self.path, table=self.table, facts=self.facts, shards={})
+
+    @cached_property
+    def _places(self): return [self.table[k].to_pylist() for k in ('shard','start','length')]
+
+    @cached_property
+    def _facts(self): return {k:self.table[k].combine_chunks() for k in _columns}
 
     def __getitem__(self, i): # an `Example`, or a `Dataset` of the rows that a mask, slice or list picks
         if not isinstance(i, (int, np.integer)): return replace(self, table=self.table.take(np.arange(len(self))[i]).combine_chunks(), shards={})
         from sa_toolkit.data import Example
         a = self.arrays(i)
-        return Example(self.chain(i), a['tokens'].astype(np.int64) if 'tokens' in a else None, a.get('states'))
+        return Example(make_row_chain(self.row(i), a), a['tokens'].astype(np.int64) if 'tokens' in a else None, a.get('states'))
 
     def arrays(self, i:int)->dict: # name → (L,…)
         "Windows on a chain's arrays"
-        shard, start, length = (self.table[k][int(i)].as_py() for k in ('shard','start','length'))
-        return {k:v[start:start+length] for k,v in self.shard(shard).items()}
+        (shard, start, length), i = self._places, int(i)
+        return {k:v[start[i]:start[i]+length[i]] for k,v in self.shard(shard[i]).items()}
 
-    kept = 128 # shards that stay mapped, for a process may hold few files open
+    kept = 256 # shards that stay mapped, for a process may hold few files open
 
     def shard(self, name:str)->dict: # name → array
         "A shard's arrays"
@@ -187,7 +193,9 @@ class Dataset:
             self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
         return self.shards[name]
 
-    def chain(self, i:int)->Chain: return make_row_chain({k:self.table[k][int(i)].as_py() for k in _columns}, self.arrays(i))
+    def row(self, i:int)->dict: return {k:v[int(i)].as_py() for k,v in self._facts.items()} # what a `Chain` needs of it
+
+    def chain(self, i:int)->Chain: return make_row_chain(self.row(i), self.arrays(i))
 
     def column(self, name:str)->np.ndarray: return self.table[name].to_numpy() # (n,)
 
