@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from run import clock
 
 from sa_toolkit.build import build_shard
 from sa_toolkit.plan import Recipe, plan, shares
@@ -41,16 +42,6 @@ def usable(files):
         try: return bool(fn(f))
         except Exception: return False
     return [f for f in files if ok(lambda f: len(bare(f)), f) and ok(read_chains, f)]
-
-def clock(fns, repeats):
-    "Best seconds of each, in turn"
-    best = [np.inf]*len(fns)
-    for _ in range(repeats):
-        for k, fn in enumerate(fns):
-            t = time.perf_counter()
-            fn()
-            best[k] = min(best[k], time.perf_counter()-t)
-    return best
 
 def stages(files, work, repeats):
     "Seconds of bare parsing, of reading, and of datasets without and with tokens and states"
