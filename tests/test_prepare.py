@@ -80,8 +80,10 @@ def test_killed_twenty_times_the_bytes_are_the_same(pile, whole, tmp_path, capsy
     rng = random.Random(seed)
     for k in range(20):
         p = subprocess.Popen(command(pile, out, '--per-shard', '1'), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        while k % 4 and p.poll() is None and len(list(out.glob('shards/[0-9]*.parquet'))) <= len(seen): time.sleep(.01) # three of four once work goes on, however slow the machine
-        time.sleep(rng.uniform(0, .1 if k % 4 else 4))
+        there, deadline = lambda: len(list(out.glob('shards/[0-9]*.parquet'))) - len(seen), time.time() + rng.uniform(0, 4)
+        # one of four at any moment from the start on; the others once work goes on, however slow or fast the machine
+        while p.poll() is None and there() < 1 and (k % 4 or time.time() < deadline): time.sleep(.002)
+        if k % 4: time.sleep(rng.uniform(0, .05))
         ended = p.poll() is not None
         p.kill()
         p.wait()
