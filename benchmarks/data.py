@@ -53,6 +53,14 @@ def stages(files, work, repeats):
     fns = [lambda: [bare(f) for f in files], lambda: [read_chains(f) for f in files], lambda: dataset(tokens='', pgnn=''), lambda: dataset(pgnn=''), dataset, split]
     return clock(fns, repeats), out
 
+def by_format(files):
+    "Reading + audit against bare parsing, kind by kind"
+    kinds = {}
+    for f in files: kinds.setdefault(f.name.removesuffix('.gz').rsplit('.')[-1].replace('ent', 'pdb'), []).append(f)
+    for k, some in sorted(kinds.items()):
+        a, b = clock([lambda: [bare(f) for f in some], lambda: [read_chains(f) for f in some]], 2)
+        yield f'{k} ({len(some)} files) {a/b:.2f}'
+
 def reading(out, epochs=5):
     "MB/s of a dataset's arrays in random order, warm: examples, and arrays alone"
     ds, rng = open_dataset(out), np.random.default_rng(0)
@@ -104,6 +112,7 @@ def main():
         print(f'{n} files, {len(ds):,} chains, {residues:,} residues, one process\n\n| what | ms per file | against bare parsing |\n|---|---|---|')
         for what, t in (('bare biotite parsing', parse), ('read + audit', read), ('read + audit + write', write), ('… + 3Di', tokens), ('… + 3Di + ProteinMPNN', states)):
             print(f'| {what} | {1000*t/n:.1f} | {parse/t:.2f} |')
+        print('\nread + audit against bare parsing, by format:', ', '.join(by_format(files)))
         print(f'\nclusters, split and manifest: {split:.2f} s\nreading back, warm, random order: {examples:,.0f} MB/s as examples, {arrays:,.0f} MB/s as arrays')
         if a.pack: print('peak memory by number of chains:', ', '.join(f'{k:,}: {v:,} MB' for k, v in memory(a.pack, Path(d)).items()))
 

@@ -171,7 +171,7 @@ class Dataset:
     def _places(self): return [self.table[k].to_pylist() for k in ('shard','start','length')]
 
     @cached_property
-    def _facts(self): return {k:self.table[k].combine_chunks() for k in _columns}
+    def _said(self): return {k:self.table[k].combine_chunks() for k in _columns}
 
     def __getitem__(self, i): # an `Example`, or a `Dataset` of the rows that a mask, slice or list picks
         if not isinstance(i, (int, np.integer)): return replace(self, table=self.table.take(np.arange(len(self))[i]).combine_chunks(), shards={})
@@ -193,7 +193,7 @@ class Dataset:
             self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
         return self.shards[name]
 
-    def row(self, i:int)->dict: return {k:v[int(i)].as_py() for k,v in self._facts.items()} # what a `Chain` needs of it
+    def row(self, i:int)->dict: return {k:v[int(i)].as_py() for k,v in self._said.items()} # what a `Chain` needs of it
 
     def chain(self, i:int)->Chain: return make_row_chain(self.row(i), self.arrays(i))
 

@@ -298,9 +298,7 @@ def split(
     data, # list of `Chain`, or a table with the manifest's columns
     fractions=None, # part → share, together 1; None: `FRACTIONS`
     seed:int=0,
-    identity:float=.3, # no pair of different parts reaches it, …
-    coverage:float=.8, # … over this share of the shorter sequence
-    **how, # engine, threads, timeout, progress: see `clusters`
+    **how, # identity, coverage and the rest: see `split_sequences`
 )->Split:
     "Split chains by similarity, stratified by `quality`"
-    return split_sequences(*_named(data), quality(data), fractions, seed, identity, coverage, **how)
+    return split_sequences(*_named(data), quality(data), fractions, seed, **how)
