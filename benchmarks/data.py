@@ -58,7 +58,7 @@ def by_format(files):
     kinds = {}
     for f in files: kinds.setdefault(f.name.removesuffix('.gz').rsplit('.')[-1].replace('ent', 'pdb'), []).append(f)
     for k, some in sorted(kinds.items()):
-        a, b = clock([lambda: [bare(f) for f in some], lambda: [read_chains(f) for f in some]], 2)
+        a, b = clock([lambda s=some: [bare(f) for f in s], lambda s=some: [read_chains(f) for f in s]], 2)
         yield f'{k} ({len(some)} files) {a/b:.2f}'
 
 def reading(out, epochs=5):
