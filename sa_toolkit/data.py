@@ -6,12 +6,13 @@
 __all__ = ['Example', 'encode_chains', 'Batch', 'collate', 'lengths', 'token_batches', 'BatchStream', 'mask_residues']
 
 # %% ../nbs/06_data.ipynb #5d5a469e
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np, torch
 
 from .core import Chain
-from .plm import EOS, MASK, PAD, tokenize
+from .esm2 import ESM
+from .language import Vocabulary, residues, tokenize
 
 # %% ../nbs/06_data.ipynb #e2e4a9f6
 @dataclass(frozen=True)
@@ -35,22 +36,19 @@ def encode_chains(
 class Batch:
     "Chains side by side"
     ids_BL:torch.Tensor # (B,L+2) framed token ids
+    real_BL:torch.Tensor # (B,L) bool, residues
     tokens_BL:torch.Tensor # (B,L) structural tokens, -100 undefined
     resolved_BL:torch.Tensor # (B,L) bool
     g_NG:torch.Tensor # states of the resolved residues, row-major
 
-    @property
-    def real_BL(self): # (B,L) bool
-        ids = self.ids_BL[:,1:-1]
-        return (ids != PAD) & (ids != EOS)
-
-    def to(self, device): return Batch(*(x.to(device) for x in (self.ids_BL, self.tokens_BL, self.resolved_BL, self.g_NG)))
+    def to(self, device): return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 # %% ../nbs/06_data.ipynb #90351dfd
 def collate(
     examples, # list of `Example`
     max_length:int=1022,
     generator:np.random.Generator=None, # None: the first window
+    vocab:Vocabulary=ESM, # the model's alphabet
 )->Batch:
     "Put examples into one batch"
     cut = []
@@ -65,7 +63,8 @@ def collate(
         tokens[k,:len(t)] = torch.from_numpy(t)
         seen[k,:len(t)] = torch.from_numpy(np.isfinite(g).all(1))
     g = np.concatenate([g[np.isfinite(g).all(1)] for *_,g in cut]).astype(np.float32) # shards hold float16
-    return Batch(tokenize([c[0] for c in cut]), tokens, seen, torch.from_numpy(g))
+    ids = tokenize([c[0] for c in cut], vocab)
+    return Batch(ids, residues(ids, vocab), tokens, seen, torch.from_numpy(g))
 
 # %% ../nbs/06_data.ipynb #fcc3fc8a
 def lengths(
@@ -107,6 +106,7 @@ class BatchStream:
     epoch:int=0
     step:int=0 # batches of this epoch that were taken
     max_length:int=1022 # longer chains are cut to a window
+    vocab:Vocabulary=ESM # the model's alphabet
 
     @property
     def state(self): return dict(epoch=self.epoch, step=self.step)
@@ -120,7 +120,7 @@ class BatchStream:
             for rows in self.rows()[self.step:]:
                 key = (self.seed, self.epoch, self.rank, self.step)
                 self.step += 1
-                yield collate([self.examples[int(i)] for i in rows], self.max_length, np.random.default_rng(key))
+                yield collate([self.examples[int(i)] for i in rows], self.max_length, np.random.default_rng(key), self.vocab)
             self.epoch, self.step = self.epoch+1, 0
 
 # %% ../nbs/06_data.ipynb #4cae5cd4
@@ -128,12 +128,12 @@ def mask_residues(
     ids_BL, # (B,L+2) framed ids
     p:float=.15,
     generator=None, # torch.Generator
+    vocab:Vocabulary=ESM,
 ): # masked ids (B,L+2), hit (B,L) bool
-    "Replace a random share of the residues by <mask>; at least one per batch"
-    inner = ids_BL[:,1:-1]
-    real = (inner != PAD) & (inner != EOS)
-    r = torch.rand(inner.shape, generator=generator).to(ids_BL.device).masked_fill(~real, 2.)
+    "Replace a random share of the residues by the mask token; at least one per batch"
+    real = residues(ids_BL, vocab)
+    r = torch.rand(real.shape, generator=generator).to(ids_BL.device).masked_fill(~real, 2.)
     hit = r <= max(p, r.min().item())
     out = ids_BL.clone()
-    out[:,1:-1][hit] = MASK
+    out[:,1:-1][hit] = vocab.id(vocab.mask)
     return out, hit

@@ -48,7 +48,6 @@ def prepare(self:Demo):
     from transformers.utils import logging
     logging.disable_progress_bar() # they cover milliseconds
     self.models['base'] = load_plm(self.model)
-    print(f'Weights: {self.models["base"].weights}', flush=True)
     some = dict(train=example_chains('train')[::-1][:self.train_chains], test=example_chains('test')[::-1][:self.test_chains]) # chains with gaps come last: take them first
     for split,chains in some.items(): self.data[split] = encode_chains(chains, load_pgnn(), load_tokenizer(), progress=True)
     print(f'{len(self.data["train"])} chains to train on, {len(self.data["test"])} to test on; no CATH topology or SCOPe superfamily in both', flush=True)

@@ -209,12 +209,16 @@ def _real(m, i, j, what, blank=None): # (n,); raises ValueError
     try: return t.astype(float)
     except ValueError as e: raise ValueError(f'an atom line is cut short or malformed: its {what} is no number ({e})') from e
 
+# %% ../nbs/00b_entries.ipynb #0bd5bdbc
+def _hybrid36(x): # '9999' is followed by 'A000' to 'ZZZZ' and 'a000' to 'zzzz' (cctbx); raises ValueError
+    if len(x)!=4 or not x[0].isalpha() or not x.isalnum(): return int(x)
+    return int(x, 36) + 10**4 + (-10 if x[0].isupper() else 16)*36**3
+
 def _whole(t): # (n,); raises ValueError
     "Residue numbers, plain or hybrid-36"
-    from biotite.structure.io.pdb.hybrid36 import decode_hybrid36
     try: return t.astype(np.int32)
     except ValueError: pass
-    try: return np.array([decode_hybrid36(x) for x in t.tolist()], np.int32)
+    try: return np.array([_hybrid36(x) for x in t.tolist()], np.int32)
     except ValueError as e: raise ValueError(f'an atom line is cut short or malformed: its residue number is none ({e})') from e
 
 # %% ../nbs/00b_entries.ipynb #4af7675a

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 
 from .data import mask_residues
+from .language import whole_states
 
 # %% ../nbs/10_evaluate.ipynb #8bc7bcdc
 RANGES = dict(short=(6,11), medium=(12,23), long=(24,None), all=(6,None))
@@ -108,9 +109,9 @@ def masked_nll(
     "Masked-LM likelihood per protein; exp(sum/sum) is the perplexity"
     gen, nll, count = torch.Generator().manual_seed(seed), np.zeros(len(chains)), np.zeros(len(chains))
     for k,c in enumerate(chains):
-        masked, hit = mask_residues(plm.tokenize([c.sequence]*repeats), p, gen)
-        true = plm.tokenize([c.sequence]*repeats)[:,1:-1][hit]
-        nll[k] = F.cross_entropy(plm.head(plm.states(masked)[hit]).float(), true, reduction='sum').item()
+        ids = plm.tokenize([c.sequence]*repeats)
+        masked, hit = mask_residues(ids, p, gen, plm.vocab)
+        nll[k] = F.cross_entropy(plm.head(whole_states(plm, masked)[hit]).float(), ids[:,1:-1][hit], reduction='sum').item()
         count[k] = int(hit.sum())
     return nll, count
 
@@ -130,8 +131,9 @@ def measure(
     "All columns for one model"
     short = [c for c in train if len(c) <= 200] or train # pairs grow with the square of the length
     head, (w, b) = fit_contact_head(plm, short[:n_contact]), fit_token_probe(plm, train[:n_probe], tokenizer)
-    maps, res = [plm.contact_maps(c.sequence, [None, head]) for c in test], {}
-    for k,tag in enumerate(('', ' (refit)')):
+    heads, res = {' (refit)': head} | ({} if plm.contact_head is None else {'': None}), {k: np.zeros((len(test), 2)) for k in COLUMNS}
+    maps = [plm.contact_maps(c.sequence, list(heads.values())) for c in test]
+    for k,tag in enumerate(heads):
         for r in ('long', 'all'):
             x = np.array([precision_at(m[k], c.contacts(), 'L', *RANGES[r], c.resolved) for m,c in zip(maps, test)])
             res[f'{r} P@L{tag}'] = np.stack([x, np.isfinite(x)], 1)

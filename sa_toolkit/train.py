@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .core import atomic_write, masked_mean
-from .data import collate, mask_residues, token_batches
+from .data import collate, lengths, mask_residues, token_batches
 from .losses import infonce, mlm_loss, token_loss
 from .selection import choose
 
@@ -130,8 +130,8 @@ def batch(self:Learner,
     step:int,
 ): # `Batch`, masked ids, hit, generator; the same for the same step
     "The batch of one step"
-    lengths = [min(len(e.chain), self.cfg.max_length) for e in self.examples]
-    cut = lambda epoch: token_batches(lengths, self.cfg.budget, self.cfg.seed, epoch)
+    n = np.minimum(lengths(self.examples), self.cfg.max_length)
+    cut = lambda epoch: token_batches(n, self.cfg.budget, self.cfg.seed, epoch)
     if self.order is None or step < self.order[1]: self.order = (0, 0, cut(0))
     while step >= self.order[1] + len(self.order[2]): # chains are cut into batches anew each epoch, so epochs differ in length
         epoch, first, batches = self.order
@@ -139,8 +139,8 @@ def batch(self:Learner,
     epoch, first, batches = self.order
     rows, key = batches[step-first], [self.cfg.seed, epoch, step-first]
     gen = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-    b = collate([self.examples[i] for i in rows], self.cfg.max_length, np.random.default_rng(key)).to(self.device)
-    return (b, *mask_residues(b.ids_BL, self.cfg.mask, gen), gen)
+    b = collate([self.examples[i] for i in rows], self.cfg.max_length, np.random.default_rng(key), self.model.plm.vocab).to(self.device)
+    return (b, *mask_residues(b.ids_BL, self.cfg.mask, gen, self.model.plm.vocab), gen)
 
 def predict(self:Learner, model, b, masked, hit):
     "Per-residue losses; bf16 only where the hardware is made for it"
@@ -196,7 +196,7 @@ Learner.one_step, Learner.fit = one_step, fit
 # %% ../nbs/09_train.ipynb #aaaecba1
 def run_key(learn):
     "What makes a run this run: settings, chains, and the weights that model and reference start from"
-    h = hashlib.sha256(' '.join(e.chain.id for e in learn.examples).encode())
+    h = hashlib.sha256(' '.join(getattr(learn.examples, 'ids', None) or (e.chain.id for e in learn.examples)).encode())
     for m in filter(None, (learn.model, learn.reference)):
         for x in m.state_dict().values(): h.update(x.cpu().contiguous().numpy().tobytes())
     return json.dumps(asdict(learn.cfg) | dict(start=h.hexdigest()))

@@ -26,7 +26,7 @@ def test_demo_says_what_it_used_and_found(demo):
     out, r = demo
     assert r.returncode == 0, r.stderr
     text = r.stdout
-    assert text.startswith('Weights: ') and 'licence' in text.splitlines()[0]
+    assert 'licence' in next(line for line in r.stderr.splitlines() if line.startswith('Using '))
     for row in ('base', 'MLM only', 'aligned'): assert any(line.startswith(row) for line in text.splitlines())
     for col in ('long P@L', 'all P@L', 'long P@L (refit)', 'token acc.', 'perplexity'): assert col in text
     assert 'aligned minus MLM only (paired):' in text and str(out/'model') in text
@@ -91,3 +91,15 @@ def test_a_file_in_the_way_is_said(tmp_path):
     (tmp_path/'out').write_text('')
     r = call('demo', '--steps', 1, '--out', tmp_path/'out', '--model', 'tiny', *FEW)
     assert r.returncode == 1 and 'Traceback' not in r.stderr and str(tmp_path/'out') in r.stderr
+
+def test_embed_writes_a_tensor_per_sequence(tmp_path):
+    (tmp_path/'in.fasta').write_text('>one first\nMKTAYIAKQR\n>two\nMKT\n')
+    r = call('embed', 'in.fasta', 'out.safetensors', '--model', 'tiny', cwd=tmp_path)
+    assert r.returncode == 0 and 'out.safetensors' in r.stdout, r.stderr
+    assert {k: tuple(v.shape) for k, v in load_file(tmp_path/'out.safetensors').items()} == {'one': (10, 32), 'two': (3, 32)}
+    r = call('embed', 'in.fasta', 'out.safetensors', '--model', 'tiny', '--pool', 'mean', cwd=tmp_path)
+    assert r.returncode == 1 and '--overwrite' in r.stderr and 'Traceback' not in r.stderr
+
+def test_weights_are_listed_without_a_network():
+    r = call('weights', env={'HF_HUB_OFFLINE': '1'})
+    assert r.returncode == 0 and all(k in r.stdout for k in ('esm2-15B', 'amplify-350M', 'esmc-600M', 'gearnet-edge-mc', 'proteinmpnn-ca', 'licence'))

@@ -17,10 +17,12 @@ from tqdm import tqdm
 from transformers import EsmConfig, EsmForMaskedLM
 
 from sa_toolkit.core import asset
+from sa_toolkit.esm2 import ESM
 from sa_toolkit.hub import ESM2_8M, _fetch_carrier, carrier_state
-from sa_toolkit.plm import MASK, PAD, tokenize
+from sa_toolkit.language import tokenize
 
 LR = 2e-3
+pad, mask = ESM.id('<pad>'), ESM.id('<mask>')
 
 def read_fasta(path):
     "Sequences of a FASTA file, gzipped or not"
@@ -41,9 +43,9 @@ def masked_states(model, seqs, gen):
     "Last hidden states of masked residues (half precision, to fit in memory) and what stood there"
     out = []
     for b in tqdm(batches(seqs), desc='states', mininterval=5):
-        ids = tokenize(b)
-        hit = (torch.rand(ids.shape, generator=gen) < .15) & (ids > 3) & (ids != MASK)
-        h = model.esm(ids.masked_fill(hit, MASK), attention_mask=(ids != PAD).long()).last_hidden_state
+        ids = tokenize(b, ESM)
+        hit = (torch.rand(ids.shape, generator=gen) < .15) & (ids > 3) & (ids != mask)
+        h = model.esm(ids.masked_fill(hit, mask), attention_mask=(ids != pad).long()).last_hidden_state
         out.append((h[hit].half(), ids[hit]))
     return [torch.cat(x) for x in zip(*out)]
 
