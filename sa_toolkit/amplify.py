@@ -166,18 +166,24 @@ class AmplifyPLM(PLM):
         atomic_write(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
         file = config_file(self.model.config, self.model.encoder.weight.dtype)
         atomic_write(folder/'config.json', lambda p: p.write_text(json.dumps(file, indent=2, sort_keys=True)))
-        write_tokenizer(folder, Path(self.weights.path or folder), file['max_length'])
+        write_tokenizer(folder, self.weights.path, file['max_length'])
 
 # %% ../nbs/05c_amplify.ipynb #337c3edc
+def _vocabulary(file): # token → id, as a tokenizer.json says; None where it cannot be read
+    try: return (t := json.loads(file.read_text(encoding='utf-8')))['model']['vocab'] | {x['content']: x['id'] for x in t.get('added_tokens', [])}
+    except (OSError, ValueError, KeyError, TypeError): return None
+
 def write_tokenizer(
     folder, # to write into
-    source, # folder that may hold tokenizer files
+    source, # folder that the weights came from, '' for none
     max_length, # tokens
 ):
     "Copy or write what `AutoTokenizer` needs"
-    if (source/_tokenizer_files[0]).exists():
+    if source and _vocabulary(Path(source)/_tokenizer_files[0])=={x: k for k,x in enumerate(AMPLIFY_VOCAB.tokens)}:
+        if Path(source).resolve()==Path(folder).resolve(): return
         for f in _tokenizer_files:
-            if (source/f).exists() and source.resolve() != Path(folder).resolve(): shutil.copyfile(source/f, Path(folder)/f)
+            (Path(folder)/f).unlink(missing_ok=True) # one that source lacks would be another model's
+            if (Path(source)/f).exists(): shutil.copyfile(Path(source)/f, Path(folder)/f)
         return
     t, special = AMPLIFY_VOCAB.tokens, {f'{x.strip("<>")}_token': x for x in AMPLIFY_VOCAB.tokens[:5]}
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)

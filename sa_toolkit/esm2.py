@@ -6,7 +6,7 @@
 __all__ = ['ESM', 'TINY', 'SHAPES', 'EsmPLM', 'random_esm', 'load_esm']
 
 # %% ../nbs/05b_esm2.ipynb #b4d225be
-import tempfile
+import pickle, tempfile
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from .hub import ESM2_8M, Weights
 from .language import PLM, Vocabulary
 
 # %% ../nbs/05b_esm2.ipynb #d73f6aa6
-ESM = Vocabulary(('<cls>', '<pad>', '<eos>', '<unk>', *'LAGVSERTIDPKQNFYMHWCXBUZO.-', '<null_1>', '<mask>'))
+ESM = Vocabulary(('<cls>', '<pad>', '<eos>', '<unk>', *'LAGVSERTIDPKQNFYMHWCXBUZO.-', '<null_1>', '<mask>'), unknown='<unk>')
 
 class EsmPLM(PLM):
     "ESM2 in two forms: tensors for training, sequences for users"
@@ -63,9 +63,14 @@ def random_esm(
 def load_esm(
     weights:Weights, # from `find_weights`
 )->EsmPLM:
-    "ESM2 or SaESM2 from a folder; raises ValueError where tensors are missing"
-    from transformers import EsmForMaskedLM
-    model, info = EsmForMaskedLM.from_pretrained(weights.path, output_loading_info=True, attn_implementation='sdpa')
+    "ESM2 or SaESM2 from a folder; raises ValueError where it is another model or tensors are missing"
+    from transformers import EsmConfig, EsmForMaskedLM
+    c, words = EsmConfig.from_pretrained(weights.path), Path(weights.path)/'vocab.txt'
+    other = c.vocab_size!=len(ESM.tokens) or c.position_embedding_type!='rotary' or words.exists() and tuple(words.read_text().split())!=ESM.tokens
+    if other: raise ValueError(f'{weights.path} is of the ESM family, but not ESM2: its alphabet or its positions are others. Nothing was loaded.')
+    try: model, info = EsmForMaskedLM.from_pretrained(weights.path, output_loading_info=True, attn_implementation='sdpa')
+    except pickle.UnpicklingError: raise ValueError(f'{weights.path} holds a pickle that would run code when it is read; it was not loaded. Ask for its safetensors.') from None
+    except RuntimeError as e: raise ValueError(f'{weights.path}: tensors do not have the shapes that its config.json says. Is it damaged, or mixed from two models?') from e
     bad = [k for k in info['missing_keys'] if 'position_embeddings' not in k and 'decoder' not in k and not k.endswith('position_ids')]
     if bad: raise ValueError(f'{weights.path} lacks {len(bad)} tensors that ESM2 needs, such as {sorted(bad)[0]}. It is not a masked-LM checkpoint; nothing was left random.')
     return EsmPLM(model.eval(), weights)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .attention import _watch
+from .attention import watcher
 from .hub import Weights
 from .interop import require_esm
 from .language import PLM, Vocabulary
@@ -29,11 +29,11 @@ def _library(): # a module with EsmcConfig, EsmcForMaskedLM and EsmcTokenizer; r
 # %% ../nbs/05d_esmc.ipynb #7cd15628
 ESMC = Vocabulary(('<cls>', '<pad>', '<eos>', '<unk>', *'LAGVSERTIDPKQNFYMHWCXBUZO.-|', '<mask>'))
 
-def _ask(layer, args, kwargs): return (args, kwargs | dict(output_attentions=True)) if _watch[0] else None
+def _ask(layer, args, kwargs): return (args, kwargs | dict(output_attentions=True)) if watcher() else None
 
 def _tell(layer, args, out):
-    if not _watch[0]: return None
-    _watch[0](out[1].float())
+    if not watcher(): return None
+    watcher()(out[1].float())
     return out[0], None
 
 class EsmcPLM(PLM):

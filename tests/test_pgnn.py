@@ -78,9 +78,48 @@ def test_a_published_file_may_have_less_noise_and_fewer_neighbours(tmp_path):
     torch.save(dict(model_state_dict={k: v for k, v in whole.items() if 'W13' not in k}), tmp_path/'cut.pt')
     with pytest.raises(ValueError, match='cut.pt is no checkpoint of proteinmpnn-ca'): load_mpnn('proteinmpnn-ca', file=tmp_path/'cut.pt')
 
+@pytest.mark.parametrize('name', ['proteinmpnn', 'proteinmpnn-ca', 'gearnet-edge'])
+def test_a_file_that_is_something_else_is_refused_in_one_sentence(tmp_path, name):
+    file = tmp_path/'x.pt'
+    def refused(kind=ValueError, path=file):
+        with pytest.raises(kind) as e: load_pgnn(f'{name}={path}')
+        said = str(e.value)
+        assert str(path) in said and '\n' not in said and len(said) < 600 and said.endswith('.') and 'weights_only' not in said, said
+    some = b'<html>', pickle.dumps([1]), pickle.dumps(print)
+    for data in some if name == 'gearnet-edge' else (*some, b'', b'junk'*30, b'\x80\x02junk', b'PK\x03\x04' + bytes(200), asset('chains.npz').read_bytes()):
+        file.write_bytes(data)
+        refused()
+    if name == 'gearnet-edge': return # slow to build, and read by the same function
+    for held in ([1], 3, {}, dict(model_state_dict=[1]), dict(model_state_dict={'a': 1}), dict(state=torch.ones(1)), {1: torch.ones(1)}, torch.nn.Linear(1, 1)):
+        torch.save(held, file)
+        refused()
+    (tmp_path/'x.safetensors').write_bytes(b'junk')
+    refused(path=tmp_path/'x.safetensors')
+    for path in (tmp_path, tmp_path/'none.pt'): refused(FileNotFoundError, path)
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_callers_autocast_ends_here(name):
+    enc, c = make(name), example_chain()
+    ref, = enc.encode([c])
+    with torch.autocast('cpu', dtype=torch.bfloat16): assert np.array_equal(enc.encode([c])[0], ref)
+
+def test_names_as_people_write_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('sa_toolkit.known._said', set())
+    enc = load_pgnn('ProteinMPNN')
+    load_pgnn()
+    assert enc.name == 'proteinmpnn' and capsys.readouterr().err == f'Using {enc.weights}\n', 'said once'
+    net = load_pgnn('gearnet-edge', pretrained=False)
+    assert capsys.readouterr().err == ''
+    torch.save(net.state_dict(), tmp_path/'mc_gearnet_edge.pth')
+    again = load_pgnn(f'GearNet-Edge-512={tmp_path}/mc_gearnet_edge.pth')
+    assert again.dim == 512 and again.weights.path == f'{tmp_path}/mc_gearnet_edge.pth' and 'GearNet-Edge, multiview contrast [file' in capsys.readouterr().err
+    for name, says in (('esm2-8M', "is a language model: load_plm\\('esm2-8M'\\)"), ('facebook/esm2_t6_8M_UR50D', 'is a language model'), ('saprot-35', 'did you mean saprot-35M'), ('x', "encoder 'x'. There is")):
+        with pytest.raises(ValueError, match=says): load_pgnn(name)
+    with pytest.raises(ValueError, match='one too many'): load_pgnn('proteinmpnn=a', file='b')
+
 def test_a_pickle_runs_nothing(tmp_path):
     class Touch:
         def __reduce__(self): return (open, (str(tmp_path/'ran'), 'w'))
     torch.save(dict(model_state_dict=Touch()), tmp_path/'bad.pt')
-    with pytest.raises(pickle.UnpicklingError): load_mpnn(file=tmp_path/'bad.pt')
+    with pytest.raises(ValueError, match='bad.pt is a pickle with more than plain tensors in it, and was not run. Pass'): load_mpnn(file=tmp_path/'bad.pt')
     assert not (tmp_path/'ran').exists()
