@@ -6,7 +6,7 @@
 __all__ = ['demo', 'weights', 'prepare', 'check', 'embed', 'positive', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #b99db71d
-import argparse, csv, shlex, sys, warnings
+import argparse, csv, os, pickle, shlex, sys, warnings
 
 from . import __version__
 
@@ -23,10 +23,10 @@ def demo(a):
         raise
 
 def weights(a):
-    "list the weights known by name: which are here, their licence and size; with --name, find or fetch them"
+    "list the weights known by name: which are here, their licence and size; with a name, find or fetch them"
     from sa_toolkit.hub import find_weights, weights_table
-    if not a.name: return print(weights_table())
-    w = find_weights(a.name)
+    if not (name := a.which or a.name): return print(weights_table())
+    w = find_weights(name)
     print(f'{w}\n  {w.path}')
 
 # %% ../nbs/14_cli.ipynb #ebcc4cc1
@@ -56,14 +56,25 @@ def check(a):
     print(f'{open_dataset(a.out)}: all is well')
 
 # %% ../nbs/14_cli.ipynb #88c4850e
+def _written(path): # what is in a file of vectors, in a line
+    from safetensors import safe_open
+    with safe_open(path, 'np') as f:
+        names, residues = f.keys(), int(f.metadata()['residues'])
+        first = f.get_slice(names[0])
+    size = path.stat().st_size
+    k = sum(size >= 1000**n for n in (1, 2, 3))
+    dtype = dict(F16='float16', F32='float32')[first.get_dtype()]
+    return f'{path}: {len(names):,} sequences, {residues:,} residues, vectors of {first.get_shape()[-1]:,} {dtype} numbers, {size/1000**k:.{min(k, 1)}f} {("bytes", "kB", "MB", "GB")[k]}'
+
 def embed(a):
     "vectors of the sequences in a FASTA file, as safetensors; killed at any moment, the same command goes on"
-    from sa_toolkit.embed import embed_file
+    from sa_toolkit.embed import embed_file, journal
     try: out = embed_file(a.fasta, a.out, a.model, a.pool, a.dtype, a.budget, a.device, a.overwrite)
     except KeyboardInterrupt:
-        print(f'\nStopped. What was done is kept beside {a.out}. To go on, the same command again:\n  sa-toolkit {shlex.join(a.argv)}', file=sys.stderr)
+        kept = f'What was finished is kept in {a.out}.part.' if journal(a.out)[0] else 'Nothing was finished yet.'
+        print(f'\nStopped. {kept} To go on, the same command again:\n  sa-toolkit {shlex.join(a.argv)}', file=sys.stderr)
         raise
-    print(f'{out}: {out.stat().st_size/1e6:,.1f} MB')
+    print(_written(out))
 
 # %% ../nbs/14_cli.ipynb #e2e3aef2
 class positive(int):
@@ -72,23 +83,15 @@ class positive(int):
         if int(x) < 1: raise ValueError
         return super().__new__(cls, x)
 
-def parser():
-    "Arguments of every command"
-    from sa_toolkit.plan import Recipe
-    p = argparse.ArgumentParser('sa-toolkit', description='Make a protein language model aware of structure, and see what that did.')
-    p.add_argument('--version', action='version', version=__version__)
-    sub = p.add_subparsers(dest='command', required=True)
-    def add(fn, **args):
-        s = sub.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        for k,(default,text) in args.items(): s.add_argument(f'--{k}', default=default, type=type(default), help=text)
-        s.add_argument('--debug', action='store_true', help='show tracebacks')
-        s.set_defaults(run=fn)
-        return s
+def _demo_arguments(add):
     d = add(demo, out=('sa-demo', 'folder for everything that is written'), steps=(positive(120), 'optimiser steps of each model'), seed=(0, 'one seed, one result'),
         model=('esm2-8M', 'short name, hub repository or folder'))
     d.add_argument('--threads', type=positive, help='CPU threads; the default is one per core')
     d.add_argument('--train-chains', type=positive, help='use only so many training chains')
     d.add_argument('--test-chains', type=positive, help='use only so many held-out chains')
+
+def _dataset_arguments(add):
+    from sa_toolkit.plan import Recipe
     r = Recipe()
     d = add(prepare, tokens=(r.tokens, 'structural alphabet, "" for none'), pgnn=(r.pgnn, 'structure encoder, "" for none'),
         filter=(r.filter, 'chains to keep, such as "resolution(2.5) & length(40, 512)"'), identity=(r.identity, 'sequence identity that no two splits share'),
@@ -103,6 +106,9 @@ def parser():
     d.add_argument('--rank', type=int, help='which of the ranks this is, from 0')
     d = add(check)
     d.add_argument('out', metavar='OUT', help='folder of the dataset')
+
+# %% ../nbs/14_cli.ipynb #a2561c55
+def _model_arguments(add):
     d = add(embed, model=('esm2-8M', 'short name, hub repository or folder'))
     d.add_argument('fasta', metavar='IN.fasta', help='protein sequences, gzipped or not')
     d.add_argument('out', metavar='OUT.safetensors', help='a tensor per sequence, named as in the FASTA file')
@@ -111,22 +117,49 @@ def parser():
     d.add_argument('--budget', type=positive, help='tokens per batch; less takes less memory')
     d.add_argument('--device', help='cpu, cuda, cuda:1; the default is the GPU if there is one')
     d.add_argument('--overwrite', action='store_true', help='replace a file that was made of other sequences, weights or settings')
-    add(weights, name=('', 'weights to find, and to fetch where they are not here: short name, hub repository, folder'))
+    d = add(weights, name=('', 'the same as NAME'))
+    d.add_argument('which', nargs='?', metavar='NAME', help='weights to find, and to fetch where they are not here: short name, hub repository, folder')
+
+def parser():
+    "Arguments of every command"
+    p = argparse.ArgumentParser('sa-toolkit', description='Make a protein language model aware of structure, and see what that did.')
+    p.add_argument('--version', action='version', version=__version__)
+    sub = p.add_subparsers(dest='command', required=True)
+    def add(fn, **args):
+        s = sub.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        for k,(default,text) in args.items(): s.add_argument(f'--{k}', default=default, type=type(default), help=text)
+        s.add_argument('--debug', action='store_true', help='show tracebacks')
+        s.set_defaults(run=fn)
+        return s
+    for arguments in (_demo_arguments, _dataset_arguments, _model_arguments): arguments(add)
     return p
 
 # %% ../nbs/14_cli.ipynb #3b75c4e8
+_expected = (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError, pickle.UnpicklingError) # RuntimeError: torch, out of memory among others
+
+def _run(a): # exit code
+    if not a.debug: warnings.showwarning = lambda m, *_, **__: print(f'Warning: {m}', file=sys.stderr)
+    try:
+        a.run(a)
+        sys.stdout.flush()
+    except BrokenPipeError: raise
+    except Exception as e: # a sentence for the user; --debug shows the rest
+        if a.debug: raise
+        text = e.args[0] if isinstance(e, KeyError) and e.args else e
+        if not isinstance(e, _expected): text = f'unexpected {type(e).__name__}: {e}. With --debug it shows where; please report it.'
+        print(f'sa-toolkit {a.command}: {text}', file=sys.stderr)
+        return 1
+    return 0
+
 def main(
     argv=None, # arguments; None: those of the process
 )->int: # exit code
     "Run one command"
-    a = parser().parse_args(argv)
-    a.argv = list(sys.argv[1:] if argv is None else argv)
-    if not a.debug: warnings.showwarning = lambda m, *_, **__: print(f'Warning: {m}', file=sys.stderr)
-    try: a.run(a)
+    try:
+        a = parser().parse_args(argv)
+        a.argv = list(sys.argv[1:] if argv is None else argv)
+        return _run(a)
     except KeyboardInterrupt: return 130
-    except (ValueError, KeyError, OSError, ImportError, FloatingPointError, RuntimeError) as e: # RuntimeError: torch, out of memory among others
-        if a.debug: raise
-        text = e.args[0] if isinstance(e, KeyError) else e
-        print(f'sa-toolkit {a.command}: {text}', file=sys.stderr)
-        return 1
-    return 0
+    except BrokenPipeError: # as in `sa-toolkit weights | head`; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -48,7 +48,7 @@ class StructureEncoder(nn.Module):
     def device(self): return next(self.parameters()).device
 
 # %% ../nbs/04_encoders.ipynb #6054340e
-@torch.inference_mode()
+@torch.no_grad()
 def encode(self:StructureEncoder,
     chains, # list of `Chain`
     budget:int=None, # resolved residues encoded together; None: the encoder's own

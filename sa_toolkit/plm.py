@@ -23,11 +23,11 @@ def _kind(short): return next((k for k,f in _families.items() if short.split('-'
 def _function(kind, which): return getattr(import_module(f'sa_toolkit.{_families[kind][0]}'), _families[kind][which])
 def _known(): return [k for k in KNOWN if _kind(k)]
 
+# %% ../nbs/05e_plm.ipynb #c9f3ecfe
 def _kind_of(folder): # model_type in config.json; raises ValueError
     try: return json.loads((Path(folder)/'config.json').read_text()).get('model_type')
     except (ValueError, AttributeError) as e: raise ValueError(f'{folder}/config.json is damaged ({e}). Fetch it again.') from e
 
-# %% ../nbs/05e_plm.ipynb #c9f3ecfe
 def _random(name, seed):
     name = name.split('@')[0]
     short = name if name in (*_known(), *_tiny) else next((k for k in _known() if name==KNOWN[k].repo), name)

@@ -75,7 +75,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path):
 
 @pytest.mark.parametrize('args, code, says', [
     (('demo', '--model', 'nonsense'), 1, 'neither a folder nor a known model'),
-    (('weights', '--name', 'esm2-650M'), 1, 'Download its folder elsewhere'),
+    (('weights', '--name', 'esm2-650M'), 1, 'no weights of esm2-650M are here'),
+    (('weights', 'esm2-650M'), 1, 'no weights of esm2-650M are here'),
     (('demo', '--steps', 'many'), 2, 'invalid positive value'),
     ((), 2, 'command'),
 ])
@@ -95,7 +96,7 @@ def test_a_file_in_the_way_is_said(tmp_path):
 def test_embed_writes_a_tensor_per_sequence(tmp_path):
     (tmp_path/'in.fasta').write_text('>one first\nMKTAYIAKQR\n>two\nMKT\n')
     r = call('embed', 'in.fasta', 'out.safetensors', '--model', 'tiny', cwd=tmp_path)
-    assert r.returncode == 0 and 'out.safetensors' in r.stdout, r.stderr
+    assert r.returncode == 0 and 'out.safetensors: 2 sequences, 13 residues, vectors of 32 float16 numbers, 1.' in r.stdout and 'kB' in r.stdout, r.stderr
     assert {k: tuple(v.shape) for k, v in load_file(tmp_path/'out.safetensors').items()} == {'one': (10, 32), 'two': (3, 32)}
     r = call('embed', 'in.fasta', 'out.safetensors', '--model', 'tiny', '--pool', 'mean', cwd=tmp_path)
     assert r.returncode == 1 and '--overwrite' in r.stderr and 'Traceback' not in r.stderr
@@ -103,3 +104,25 @@ def test_embed_writes_a_tensor_per_sequence(tmp_path):
 def test_weights_are_listed_without_a_network():
     r = call('weights', env={'HF_HUB_OFFLINE': '1'})
     assert r.returncode == 0 and all(k in r.stdout for k in ('esm2-15B', 'amplify-350M', 'esmc-600M', 'gearnet-edge-mc', 'proteinmpnn-ca', 'licence'))
+
+def test_nobody_reads_the_output():
+    p = subprocess.Popen([str(SA), 'weights'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'HF_HUB_OFFLINE': '1'})
+    p.stdout.close()
+    assert p.stderr.read() == b'' and p.wait() == 141
+
+@pytest.mark.parametrize('where', ['sa_toolkit.cli.parser', 'sa_toolkit.embed.scan_fasta', 'sa_toolkit.embed._write_group'])
+def test_an_early_ctrl_c_promises_nothing(where, tmp_path, monkeypatch, capsys):
+    import sa_toolkit.cli
+    import sa_toolkit.embed  # noqa: F401
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(where, stop)
+    (tmp_path/'in.fasta').write_text('>a\nMKT\n')
+    assert sa_toolkit.cli.main(['embed', str(tmp_path/'in.fasta'), str(tmp_path/'out.safetensors'), '--model', 'tiny']) == 130
+    err = capsys.readouterr().err
+    assert 'kept' not in err and ('Nothing was finished yet' in err or where.endswith('parser'))
+
+def test_an_unforeseen_error_is_a_sentence(monkeypatch, capsys):
+    import sa_toolkit.cli
+    def fail(): raise TypeError('x')
+    monkeypatch.setattr('sa_toolkit.hub.weights_table', fail)
+    assert sa_toolkit.cli.main(['weights']) == 1 and 'unexpected TypeError: x. With --debug' in capsys.readouterr().err
