@@ -35,6 +35,7 @@ _PATIENCE = 900 # seconds for pip, all its attempts together
 def _why(stderr): # str
     "The line of pip's that says what happened"
     lines = [l.strip() for l in stderr.splitlines() if l.strip()]
+    if 'Exception:' in stderr and lines: return lines[-1].rsplit('.exceptions.', 1)[-1][:300] # older pips (23.2 does) end with a traceback where a download stalls
     tells = next((t for mark in ('×', 'after connection broken by', 'ERROR:', '') if (t := [l for l in lines if mark in l])), ['no output'])[0]
     if 'DO NOT MATCH THE HASHES' in tells: return 'the index delivers a file whose hash is not the one that it announces.'
     return re.sub(r'^.*broken by [^"]*"([^"]*)".*', r'\1', tells).removeprefix('ERROR: ').strip('× .')[:300] + '.'

