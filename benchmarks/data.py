@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from run import clock
+from common import clock
 
 from sa_toolkit.build import build_shard
 from sa_toolkit.plan import Recipe, plan, shares

@@ -1,11 +1,11 @@
 """Embedding against plain transformers, both in one run, alternating; prints a table.
 
-    python benchmarks/embed.py [CHAINS.npz] [--model esm2-8M] [--chains 100] [--repeats 2]
+    python benchmarks/embed.py [SOURCE] [--model esm2-8M] [--chains 100] [--repeats 2]
 
 Plain means what transformers' own examples do: EsmTokenizer and EsmModel, batches of 8 or 16 sequences in the order given, padded to the longest
 of each, SDPA, inference mode. Both sides have the same random weights (speed does not depend on their values) and give one array per sequence, which
-is checked. Each side has its best number of threads. CHAINS.npz holds `seq`, one string over all chains, and their `length`; without it, the
-package's example chains are taken. The share of the matrix peak counts the model's operations on residues and frame, none on padding.
+is checked. Each side has its best number of threads. SOURCE is a pack of chains (.npz) or a dataset's folder; without it, the package's example
+chains are taken. The share of the matrix peak counts the model's operations on residues and frame, none on padding.
 """
 import argparse
 import os
@@ -15,22 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from run import clock, peak
+from common import clock, operations, peak, sample
 from transformers import EsmModel, EsmTokenizer
 
-from sa_toolkit.core import example_chains
 from sa_toolkit.embed import embed
 from sa_toolkit.esm2 import ESM
 from sa_toolkit.plm import load_plm
-
-def sample(path, n, seed=0):
-    "Sequences of random chains"
-    if path is None: sequences = [c.sequence for c in example_chains()]
-    else:
-        z = np.load(path)
-        whole, stop = str(z['seq']), np.cumsum(z['length'])
-        sequences = [whole[b-k:b] for b, k in zip(stop, z['length'])]
-    return [sequences[i] for i in np.random.default_rng(seed).permutation(len(sequences))[:n]]
 
 def plain(plm):
     "The same weights in transformers alone: sequences and batch size → arrays"
@@ -49,20 +39,15 @@ def plain(plm):
         return out
     return run
 
-def operations(config, lengths):
-    "Multiplications and additions of a forward pass: four square maps, two wide ones, and attention, per layer"
-    h, wide, n = config.hidden_size, config.intermediate_size, np.asarray(lengths, float) + 2
-    return config.num_hidden_layers*(2*n*(4*h*h + 2*h*wide) + 4*n*n*h).sum()
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('file', nargs='?')
+    p.add_argument('source', nargs='?')
     p.add_argument('--model', default='esm2-8M')
     p.add_argument('--chains', type=int, default=100)
     p.add_argument('--repeats', type=int, default=2)
     p.add_argument('--threads', type=int, nargs='+', default=sorted({1, os.cpu_count()}))
     a = p.parse_args()
-    plm, sequences = load_plm(a.model, pretrained=False), sample(a.file, a.chains)
+    plm, sequences = load_plm(a.model, pretrained=False), sample(a.source, a.chains)
     theirs, lengths = plain(plm), [len(s) for s in sequences]
     few = sequences[:20]
     for x, y in zip(embed(few, plm, progress=False), theirs(few, 8)): assert np.allclose(x, y, atol=1e-4)

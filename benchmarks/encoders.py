@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from run import clock, peak
+from common import clock, peak
 
 from sa_toolkit.core import example_chains
 from sa_toolkit.pgnn import load_pgnn

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['AMPLIFY_VOCAB', 'SHAPES', 'AmplifyConfig', 'read_config', 'config_file', 'RMSNorm', 'SwiGLU', 'turns', 'rotate',
-           'Block', 'AMPLIFY', 'AmplifyPLM', 'write_tokenizer', 'random_amplify', 'read_state', 'check_state',
-           'load_amplify']
+           'Block', 'AMPLIFY', 'AmplifyPLM', 'modelling_file', 'write_tokenizer', 'random_amplify', 'read_state',
+           'check_state', 'load_amplify']
 
 # %% ../nbs/05c_amplify.ipynb #3c283ea0
-import json, pickle, shutil
+import inspect, json, pickle, shutil
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch, torch.nn.functional as F
 from torch import nn
 
-from .attention import attend
+from .attention import EndToEnd, attend, attend_each
 from .core import atomic_write
 from .hub import Weights
 from .language import PLM, Vocabulary
@@ -26,7 +27,7 @@ AMPLIFY_VOCAB = Vocabulary(('<pad>', '<unk>', '<mask>', '<bos>', '<eos>', '|', *
 # %% ../nbs/05c_amplify.ipynb #30679478
 _same = dict(vocab_size=27, pad_token_id=0, hidden_act='SwiGLU', rms_norm=True, layer_norm_after_embedding=False, layer_norm_before_last_layer=True,
     att_bias=False, ffn_bias=False, dropout_prob=0)
-_fresh = _same | dict(architectures=['AMPLIFY'], model_type='AMPLIFY', auto_map=dict(AutoConfig='amplify.AMPLIFYConfig', AutoModel='amplify.AMPLIFY'),
+_fresh = _same | dict(architectures=['AMPLIFY'], model_type='AMPLIFY', auto_map=dict(AutoConfig='amplify.AMPLIFYConfig', AutoModel='amplify.AMPLIFY', AutoModelForMaskedLM='amplify.AMPLIFY'),
     unk_token_id=1, mask_token_id=2, bos_token_id=3, eos_token_id=4, embedding_init_range=.02, decoder_init_range=.02, torch_dtype='float32')
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def config_file(
 )->dict:
     "What to write into config.json"
     file = config.rest | {k: getattr(config, k) for k in _own}
-    code = {k: v if '--' in v else f'chandar-lab/AMPLIFY_120M--{v}' for k,v in file.get('auto_map', _fresh['auto_map']).items()}
-    return file | dict(auto_map=code) | {k: str(dtype).removeprefix('torch.') for k in ('torch_dtype', 'dtype') if k in file}
+    return file | dict(auto_map=_fresh['auto_map']) | {k: str(dtype).removeprefix('torch.') for k in ('torch_dtype', 'dtype') if k in file}
 
 # %% ../nbs/05c_amplify.ipynb #69fc188a
 def _wide(x): return x.to(torch.promote_types(x.dtype, torch.float32)) # half precision → float32, double stays
@@ -114,12 +114,11 @@ class Block(nn.Module):
         self.ffn = SwiGLU(c.hidden_size, c.ffn_size)
         self.attention_norm, self.ffn_norm = RMSNorm(c.hidden_size, c.norm_eps), RMSNorm(c.hidden_size, c.norm_eps)
 
-    def forward(self, x_BLH, turns_LK, mask):
+    def forward(self, x_BLH, turns_LK, mix): # mix: queries, keys, values → what attention makes of them
         h = self.attention_norm(x_BLH)
         q, k, v = (f(h).unflatten(-1, (self.heads, -1)) for f in (self.q, self.k, self.v))
         q, k = rotate(q, turns_LK), rotate(k, turns_LK)
-        a = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
-        x_BLH = x_BLH + self.wo(a.transpose(1, 2).flatten(-2))
+        x_BLH = x_BLH + self.wo(mix(q, k, v).flatten(-2))
         return x_BLH + self.ffn(self.ffn_norm(x_BLH))
 
 # %% ../nbs/05c_amplify.ipynb #f0c53303
@@ -137,8 +136,9 @@ class AMPLIFY(nn.Module):
         x, real = self.encoder(ids_BL), ids_BL != 0
         mask = (real | ~real.any(-1, keepdim=True))[:,None,None]
         if not torch.compiler.is_compiling() and mask.all(): mask = None # the faster kernel
+        mix = lambda q, k, v: attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask).transpose(1, 2)
         t = turns(ids_BL.shape[1], self.config.hidden_size//self.config.num_attention_heads, x)
-        for block in self.transformer_encoder: x = block(x, t, mask)
+        for block in self.transformer_encoder: x = block(x, t, mix)
         return x
 
     def head(self, x_BLH): return self.decoder(self.layer_norm_2(x_BLH)) # (B,L,27) logits
@@ -154,9 +154,16 @@ class AmplifyPLM(PLM):
         super().__init__(model, weights)
         self.max_length = model.config.max_length-2
 
+    @property
+    def layers(self): return self.model.transformer_encoder
+
     def states(self, ids_BL):
-        "States before the final norm"
-        return self.model(ids_BL)[:,1:-1]
+        "States before the final norm, of sequences laid end to end: no work on padding"
+        rows, c = EndToEnd(ids_BL!=self.vocab.id('<pad>')), self.model.config
+        x, mix = self.model.encoder(ids_BL[rows.real_BL]), lambda q, k, v: attend_each(q, k, v, rows.lengths)
+        t = turns(max(rows.lengths), c.hidden_size//c.num_attention_heads, x)[rows.places]
+        for layer in self.layers: x = self.through(layer, x, t, mix)
+        return rows.pad(x)[:,1:-1]
 
     def head(self, h_BLH): return self.model.head(h_BLH)
 
@@ -167,6 +174,57 @@ class AmplifyPLM(PLM):
         file = config_file(self.model.config, self.model.encoder.weight.dtype)
         atomic_write(folder/'config.json', lambda p: p.write_text(json.dumps(file, indent=2, sort_keys=True)))
         write_tokenizer(folder, self.weights.path, file['max_length'])
+        atomic_write(folder/'amplify.py', lambda p: p.write_text(modelling_file(), encoding='utf-8'))
+
+# %% ../nbs/05c_amplify.ipynb #da313230
+_shell = '''"""AMPLIFY for transformers and PyTorch alone, written by sa-toolkit from its own module (Apache-2.0)"""
+from __future__ import annotations
+
+import torch, torch.nn.functional as F
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+def attend(q, k, v, mask=None): return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+NETWORK
+class AMPLIFYConfig(PretrainedConfig):
+    model_type = 'AMPLIFY'
+    max_length: int = 2048 # a field of the model; a number of that name is else one of text generation
+
+    def __init__(self, **given):
+        own = dict(hidden_size=960, num_hidden_layers=32, num_attention_heads=15, intermediate_size=3840, norm_eps=1e-5, max_length=2048)
+        super().__init__(**own | given | dict(tie_word_embeddings=False))
+
+FFN_SIZE
+class AMPLIFY(PreTrainedModel):
+    config_class, states, head = AMPLIFYConfig, Network.forward, Network.head
+
+    def __init__(self, config):
+        super().__init__(config)
+        for name, part in Network(config).named_children(): self.add_module(name, part)
+        self.post_init()
+
+    def _init_weights(self, module):
+        for name, p in module.named_parameters(recurse=False):
+            nn.init.uniform_(p, -.02, .02) if p.dim() > 1 else nn.init.constant_(p, float(name == 'weight'))
+
+    def get_input_embeddings(self): return self.encoder
+
+    def forward(self, input_ids, attention_mask=None, labels=None, output_hidden_states=False): # True: the last block's output, before the final norm
+        if attention_mask is not None:
+            added = attention_mask.is_floating_point() and not (attention_mask > 0).any() # to attention scores, as published: 0 and less
+            input_ids = input_ids.masked_fill(attention_mask < 0 if added else attention_mask == 0, 0)
+        logits = self.head(x := self.states(input_ids))
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=(x,) if output_hidden_states else None)
+'''
+
+def modelling_file(): # str
+    "The code with which transformers alone loads a saved folder"
+    m = import_module('sa_toolkit.amplify') # by name: classes of a running notebook have no file to read
+    network = '\n'.join(inspect.getsource(x) for x in (m._wide, m.RMSNorm, m.SwiGLU, m.turns, m.rotate, m.Block, m.AMPLIFY))
+    return _shell.replace('NETWORK', network.replace('class AMPLIFY(', 'class Network(')).replace('FFN_SIZE', inspect.getsource(m.AmplifyConfig.ffn_size.fget))
 
 # %% ../nbs/05c_amplify.ipynb #337c3edc
 def _vocabulary(file): # token → id, as a tokenizer.json says; None where it cannot be read

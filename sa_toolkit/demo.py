@@ -7,7 +7,7 @@ __all__ = ['HOW', 'MODELS', 'Demo', 'prepare', 'reference', 'align', 'evaluate',
 
 # %% ../nbs/13_demo.ipynb #a59322ae
 import copy, csv, os, time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from .core import atomic_write, example_chain, example_chains
@@ -58,13 +58,14 @@ Demo.prepare = prepare
 
 # %% ../nbs/13_demo.ipynb #d10e2ac4
 def _watch(self, name):
-    from sa_toolkit.train import Checkpoint, Progress
+    from sa_toolkit.saving import Checkpoint
+    from sa_toolkit.train import Progress
     return [Checkpoint(self.out/'checkpoints'/f'{name.replace(" ", "-").lower()}.pt'), Progress(name)]
 
 def reference(self:Demo):
     "Train the reference model on the high-quality chains"
     from sa_toolkit.filters import known, r_free, resolution
-    from sa_toolkit.train import train_reference
+    from sa_toolkit.reference import train_reference
     good = (resolution(1.8) & (r_free(.20) | ~known('r_free')))([e.chain for e in self.data['train']])
     cfg = replace(self.config, steps=max(1, self.steps//2))
     return train_reference(copy.deepcopy(self.models['base']), [e for e,ok in zip(self.data['train'], good) if ok], cfg, _watch(self, 'reference'))
@@ -98,37 +99,6 @@ def evaluate(self:Demo):
 
 Demo.evaluate = evaluate
 
-# %% ../nbs/13_demo.ipynb #1bbf9a8e
-_card = '''---
-license: {licence}
-library_name: transformers
-tags: [protein, structure-alignment]
----
-# {name}
-
-A masked language model aligned with protein structures by sa-toolkit {version} (method: Chen et al. 2025, arXiv 2505.16896).
-
-- Starting weights: {weights}
-- Training: {steps} steps, {chains} chains, seed {seed}
-- {kind}
-
-## Held-out chains
-
-```
-{table}
-```
-
-Aligned minus MLM only: {verdict}
-'''
-
-def _write_card(self, path):
-    from sa_toolkit import __version__
-    w = self.models['aligned'].weights
-    text = _card.format(licence='gpl-3.0' if 'GPL' in w.license else 'mit' if w.license=='MIT' else 'other', name='Structure-aligned protein language model', version=__version__,
-        weights=str(w).replace('\n', ' '), steps=self.steps, chains=len(self.data['train']), seed=self.seed, table=self.results,
-        kind='A demonstration: minutes on a CPU, not a released model.', verdict='; '.join(self.results.verdict('aligned', 'MLM only')))
-    return atomic_write(path, lambda p: p.write_text(text))
-
 # %% ../nbs/13_demo.ipynb #4f408ebd
 def _write_table(self, path):
     rows = self.results.table()
@@ -149,13 +119,16 @@ def write(self:Demo,
 )->dict: # what → path
     "Table, model folder, figure and page"
     import matplotlib.pyplot as plt
+    from sa_toolkit.card import write_card
+    from sa_toolkit.share import save_aligned
     from sa_toolkit.viz import contact_figure
     from sa_toolkit.widgets import compare_models
     chain, made = example_chain(show), {}
     self.out.mkdir(parents=True, exist_ok=True)
     made['table'] = _write_table(self, self.out/'results.csv')
-    made['model'] = self.models['aligned'].save_pretrained(self.out/'model', name=f'structure-aligned from {self.models["base"].name}')
-    _write_card(self, self.out/'model'/'README.md')
+    note = 'A demonstration: minutes on a CPU, not a released model.'
+    made['model'] = save_aligned(self.aligner, self.out/'model', f'structure-aligned from {self.models["base"].name}', note)
+    write_card(made['model'], dict(config=asdict(self.config), data=dict(train=dict(chains=len(self.data['train'])))), self.results)
     shown = _contacts(self, chain)
     names, (before, after) = tuple(shown), shown.values()
     fig = contact_figure(chain, before, after, names=names)

@@ -38,6 +38,7 @@ def _tell(layer, args, out):
 
 class EsmcPLM(PLM):
     "ESM C in two forms: tensors for training, sequences for users"
+    recomputes = False
     vocab, max_length = ESMC, 2046 # its training ended with crops to 2,048 tokens
 
     def __init__(self, model, weights):
@@ -46,6 +47,9 @@ class EsmcPLM(PLM):
         for block in model.esmc.transformer.blocks:
             block.attn.register_forward_pre_hook(_ask, with_kwargs=True)
             block.attn.register_forward_hook(_tell)
+
+    @property
+    def layers(self): return self.model.esmc.layers if hasattr(self.model, 'set_attn_implementation') else self.model.esmc.transformer.blocks
 
     def states(self, ids_BL):
         "States after the final LayerNorm"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'COLUMNS', 'precision_at', 'contact_features', 'head_chains', 'fit_contact_head', 'token_states',
-           'fit_token_probe', 'masked_nll', 'measure', 'bootstrap', 'Results', 'residue_similarity']
+           'fit_token_probe', 'measure', 'bootstrap', 'Results', 'residue_similarity']
 
 # %% ../nbs/10_evaluate.ipynb #9edf39ae
 import html
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np, torch, torch.nn.functional as F
 
-from .data import mask_residues
 from .language import whole_states
+from .perplexity import masked_perplexity
 
 # %% ../nbs/10_evaluate.ipynb #8bc7bcdc
 RANGES = dict(short=(6,11), medium=(12,23), long=(24,None), all=(6,None))
@@ -104,24 +104,6 @@ def fit_token_probe(
     rows = token_states(plm, chains, tokenizer)
     return _logistic(torch.cat([h for h,_ in rows]), torch.cat([t for _,t in rows]), ridge, len(tokenizer.alphabet), 60)
 
-# %% ../nbs/10_evaluate.ipynb #9edf702b
-@torch.no_grad() # not inference_mode: what a model keeps of a pass, such as rotations, must serve training afterwards
-def masked_nll(
-    plm,
-    chains,
-    p:float=.15,
-    repeats:int=2,
-    seed:int=0,
-): # (chains,) summed negative log-likelihood in nats, (chains,) masked residues
-    "Masked-LM likelihood per protein; exp(sum/sum) is the perplexity"
-    gen, nll, count = torch.Generator().manual_seed(seed), np.zeros(len(chains)), np.zeros(len(chains))
-    for k,c in enumerate(chains):
-        ids = plm.tokenize([c.sequence]*repeats)
-        masked, hit = mask_residues(ids, p, gen, plm.vocab)
-        nll[k] = F.cross_entropy(plm.head(whole_states(plm, masked)[hit]).float(), ids[:,1:-1][hit], reduction='sum').item()
-        count[k] = int(hit.sum())
-    return nll, count
-
 # %% ../nbs/10_evaluate.ipynb #0ce9196e
 COLUMNS = {'long P@L':'own contact head, pairs ≥ 24 apart', 'all P@L':'own contact head, pairs ≥ 6 apart', 'long P@L (refit)':'contact head refitted on training chains',
     'all P@L (refit)':'contact head refitted on training chains', 'token acc.':'linear probe for the structural token', 'perplexity':'masked language modelling, 15 % masked'}
@@ -144,7 +126,7 @@ def measure(
             x = np.array([precision_at(m[k], c.contacts(), 'L', *RANGES[r], c.resolved) for m,c in zip(maps, test)])
             res[f'{r} P@L{tag}'] = np.stack([x, np.isfinite(x)], 1)
     res['token acc.'] = np.array([(((h@w+b).argmax(1)==t).sum().item(), len(t)) for h,t in token_states(plm, test, tokenizer)], float)
-    res['perplexity'] = np.stack(masked_nll(plm, test, seed=seed), 1)
+    res['perplexity'] = masked_perplexity(plm, [c.sequence for c in test], seed=seed)[1]
     return {k: np.nan_to_num(res[k]) for k in COLUMNS}
 
 # %% ../nbs/10_evaluate.ipynb #59a30b10

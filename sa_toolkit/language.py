@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AMINO_ACIDS', 'check_letters', 'Vocabulary', 'tokenize', 'residues', 'by_tokens', 'whole_states', 'each_sequence',
-           'contact_maps', 'PLM', 'save_pretrained']
+           'contact_maps', 'PLM', 'weights_hash', 'save_pretrained']
 
 # %% ../nbs/05a_language.ipynb #06323a1e
 import hashlib, json, re, warnings
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np, torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from .attention import ContactSum, apc, watch_attention, windows
@@ -145,6 +146,9 @@ class PLM(nn.Module):
     "A protein language model: tensors for training, sequences for users"
     vocab:Vocabulary = None # the family sets it
     max_length = 1022 # residues of the longest sequence it was trained on; longer ones are read in windows
+    layers = None # `ModuleList`, first to last; the family sets it
+    recomputes = True # whether layers go through `through`
+    recompute = False # activation checkpointing: less memory, one more forward pass
 
     def __init__(self, model, weights:Weights):
         super().__init__()
@@ -158,6 +162,8 @@ class PLM(nn.Module):
     def device(self): return next(self.model.parameters()).device
     @property
     def contact_head(self): return None # (weights (layers·heads,), bias) where the model has one
+    def through(self, fn, *args): # one layer; with `recompute`, what it keeps for the backward pass is made anew there
+        return checkpoint(fn, *args, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else fn(*args)
 
     def tokenize(self, sequences): return tokenize(sequences, self.vocab).to(self.device)
     def states(self, ids_BL): # (B,L+2) framed ids → (B,L,H), frame removed
@@ -197,6 +203,13 @@ class PLM(nn.Module):
         return save_pretrained(self, folder, name, note)
 
 # %% ../nbs/05a_language.ipynb #df7271d6
+def weights_hash(
+    folder, # a model folder
+)->str: # sha256
+    "What the weights of a folder are known by: the hash of their file, or of the hashes of its parts"
+    hashes = [file_hash(Path(folder)/f) for f in weight_files([p.name for p in Path(folder).iterdir()])]
+    return hashes[0] if len(hashes)==1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()
+
 def save_pretrained(
     plm,
     folder, # is made; files of the same names are replaced
@@ -207,8 +220,9 @@ def save_pretrained(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plm.save_files(folder)
-    hashes = [file_hash(folder/f) for f in weight_files([p.name for p in folder.iterdir()])]
-    made = hashes[0] if len(hashes)==1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()
-    w = replace(plm.weights, name=name or plm.weights.name, path='', revision=made, note=' '.join(x for x in (note, plm.weights.note) if x))
-    atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(w))))
+    base = replace(plm.weights, path='')
+    new = name and name != base.name
+    origin = f'made from {base.name}' + (f' ({base.revision[:12]})' if base.revision else '') if new else base.note
+    w = replace(base, name=name or base.name, revision=weights_hash(folder), note='; '.join(x for x in (note, origin) if x))
+    atomic_write(folder/'weights.json', lambda p: p.write_text(json.dumps(asdict(w) | (dict(base=asdict(base)) if new else {}))))
     return folder

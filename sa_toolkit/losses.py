@@ -6,52 +6,173 @@
 __all__ = ['infonce', 'token_loss', 'mlm_loss']
 
 # %% ../nbs/07_losses.ipynb #a641b97e
-import torch, torch.nn.functional as F
+import math
+import torch, torch.distributed as dist, torch.nn.functional as F
 
 # %% ../nbs/07_losses.ipynb #a3a3a752
-def _rows(n, elements=2**21):
-    "Slices of rows such that a tile of rows × n holds at most `elements`"
-    step = max(1, elements//max(n, 1))
-    return [slice(i, min(i+step, n)) for i in range(0, n, step)]
+_TILES = dict(cpu=(512, 2048)) # rows × columns: 4 MB stays in the cache
+_KEEP = 2**24 # similarities; up to here tiles are kept for the way back: 64 MB
 
+def _spans(n, step): return [slice(i, min(i+step, n)) for i in range(0, n, step)]
+
+def _tiles(
+    a, # (N,D)
+    g, # (M,D)
+    scale, # float
+    shift, # float, or None for the bare similarities
+    kept=(), # tiles that need not be computed again
+): # yields rows, columns and exp(S − shift) of each tile; all but kept ones share one buffer
+    "The similarities, tile by tile"
+    rows, columns = (max(1, min(x)) for x in zip(_TILES.get(a.device.type, (4096, 8192)), (len(a), len(g))))
+    spare, offset, kept = a.new_empty(rows*columns), a.new_full((1,), 0*scale-(shift or 0)), iter(kept) # a scale of NaN must show; some products take it for 1
+    for r in _spans(len(a), rows):
+        for c in _spans(len(g), columns):
+            tile, shape = next(kept, None), (r.stop-r.start, c.stop-c.start)
+            if tile is None:
+                tile = torch.addmm(offset, a[r], g[c].T, alpha=scale, out=spare[:shape[0]*shape[1]].view(shape))
+                if shift is not None: tile.exp_()
+            yield r, c, tile
+
+# %% ../nbs/07_losses.ipynb #016fda2d
+def _own(
+    tile, # (n,m)
+    r, # its rows
+    c, # its columns
+    start=0, # column of row 0's partner
+): # slice of rows whose partner lies in the tile, and those entries (a view)
+    "The diagonal's part of a tile"
+    k = r.start+start-c.start
+    d, first = tile.diagonal(k), r.start+max(0, -k)
+    return slice(first, first+len(d)), d
+
+# %% ../nbs/07_losses.ipynb #5d73964c
+def _sums(a, g, scale, shift, start, keep):
+    "Row and column sums of exp(S − shift), the partners' entries, and the tiles if they are to be kept"
+    row, col, own, kept = a.new_zeros(len(a)), a.new_zeros(len(g)), a.new_zeros(len(a)), []
+    for r, c, e in _tiles(a, g, scale, shift):
+        row[r] += e.sum(1)
+        col[c] += e.sum(0)
+        i, d = _own(e, r, c, start)
+        own[i] = d
+        if keep: kept.append(e.clone())
+    return row, col, own, kept
+
+def _log_sums(a, g, scale, start):
+    "Log-sum-exp of rows and columns with running maxima, and the partners' similarities"
+    row, col, own = a.new_full((len(a),), -torch.inf), a.new_full((len(g),), -torch.inf), a.new_zeros(len(a))
+    for r, c, s in _tiles(a, g, scale, None):
+        row[r] = torch.logaddexp(row[r], s.logsumexp(1))
+        col[c] = torch.logaddexp(col[c], s.logsumexp(0))
+        i, d = _own(s, r, c, start)
+        own[i] = d
+    return row, col, own
+
+# %% ../nbs/07_losses.ipynb #4d4124d1
+def _counts(n, device):
+    "Rows of every rank; empty where there is one process only"
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size()>1): return []
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([n], device=device))
+    counts = torch.cat(sizes).tolist()
+    return counts if sum(counts) else []
+
+def _gather(x, counts):
+    "Rows of all ranks in rank order"
+    if not counts: return x
+    even = x.new_zeros(max(counts), *x.shape[1:])
+    even[:len(x)] = x
+    parts = [torch.empty_like(even) for _ in counts]
+    dist.all_gather(parts, even)
+    return torch.cat([p[:n] for p,n in zip(parts, counts)])
+
+def _reduce(x, how, counts):
+    "Sum, largest or smallest over ranks, in place"
+    if counts: dist.all_reduce(x, getattr(dist.ReduceOp, how))
+    return x
+
+# %% ../nbs/07_losses.ipynb #6a03783c
+def _reach(a, g, scale, counts):
+    "The scale, and a bound of the similarities, as numbers"
+    a, g = (x.norm(dim=1).amax() if len(x) else x.new_zeros(()) for x in (a, g))
+    return torch.cat([scale, _reduce(scale.abs()*a*g, 'MAX', counts)]).tolist()
+
+def _trusted(row, col, own, reach, counts):
+    "Whether sums of shifted exponentials are as good as float32 can be; derived above"
+    if reach+math.log(max(1, len(col))) < 69: return True
+    sums = torch.cat([row, col])
+    good = ((sums>1e-30*len(col)) & (sums<1e30)).all() & (own>1e-37).all()
+    return bool(_reduce(good.float(), 'MIN', counts))
+
+def _over_ranks(col, counts):
+    "Log-sum-exp of the ranks' log-sum-exps"
+    top = _reduce(col.clone(), 'MAX', counts)
+    return top + _reduce((col-top).exp(), 'SUM', counts).log()
+
+# %% ../nbs/07_losses.ipynb #69846503
+def _d_tiles(a, g, scale, shift, row, col, u, v, kept):
+    "Rows, columns and gradient of each tile, partners' entries not yet right, in one more buffer"
+    p, q, spare = u/row, v/col, None
+    for r, c, e in _tiles(a, g, scale, shift, kept):
+        if shift is None: d = (e-row[r,None]).exp_()*u[r,None] + (e-col[c]).exp_()*v[c]
+        else:
+            if spare is None: spare = e.new_empty(e.numel()) # the first tile is the largest
+            d = torch.add(p[r,None], q[c], out=spare[:e.numel()].view(e.shape)).mul_(e)
+        yield r, c, d
+
+# %% ../nbs/07_losses.ipynb #2564f921
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z_a, z_g, scale):
-        n = len(z_a)
-        row, col, own = z_a.new_empty(n), z_a.new_full((n,), -torch.inf), z_a.new_empty(n)
-        for r in _rows(n):
-            s = z_a[r] @ z_g.T * scale
-            row[r], own[r] = s.logsumexp(1), s.diagonal(r.start)
-            col = torch.logaddexp(col, s.logsumexp(0))
-        ctx.save_for_backward(z_a, z_g, scale, row, col)
-        return row-own, col-own
+    def forward(ctx, z_a, z_g, scale, counts):
+        start, z_g = sum(counts[:dist.get_rank()]) if counts else 0, _gather(z_g, counts)
+        a, g, mine = z_a.to(scale.dtype), z_g.to(scale.dtype), slice(start, start+len(z_a))
+        factor, reach = _reach(a, g, scale, counts)
+        shift = max(reach-60, 0.)
+        row, col, own, kept = _sums(a, g, factor, shift, start, len(a)*len(g)<=_KEEP and any(ctx.needs_input_grad))
+        _reduce(col, 'SUM', counts)
+        if _trusted(row, col, own, reach, counts): losses = 2*(torch.stack([row, col[mine]]).sqrt()/own.sqrt()).log() # R/E may overflow, their roots' ratio can't
+        else:
+            shift, kept, (row, col, own) = None, [], _log_sums(a, g, factor, start)
+            col = _over_ranks(col, counts)
+            losses = (torch.stack([row, col[mine]])-own).clamp(min=0)
+        ctx.save_for_backward(z_a, z_g, row, col, torch.expm1(-losses), *kept)
+        ctx.how = factor, shift, start, counts
+        return losses[0].clone(), losses[1].clone()
 
     @staticmethod
     def backward(ctx, u, v):
-        z_a, z_g, scale, row, col = ctx.saved_tensors
-        d_a, d_g, d_s = torch.empty_like(z_a), torch.zeros_like(z_g), torch.zeros_like(scale)
-        for r in _rows(len(z_a)):
-            cos = z_a[r] @ z_g.T
-            s = cos*scale
-            d = (s-row[r,None]).exp_()*u[r,None] + (s-col).exp_()*v
-            d.diagonal(r.start).sub_(u[r]+v[r])
-            d_s += (d*cos).sum()
-            d *= scale
-            d_a[r] = d @ z_g
-            d_g += d.T @ z_a[r]
-        return d_a, d_g, d_s
+        if torch.is_grad_enabled(): raise RuntimeError('infonce has no second derivatives: run backward without create_graph.')
+        z_a, z_g, row, col, miss, *kept = ctx.saved_tensors
+        scale, shift, start, counts = ctx.how
+        with torch.autocast(z_a.device.type, enabled=False):
+            a, g, d_own = z_a.to(row.dtype), z_g.to(row.dtype), u*miss[0]+v*miss[1]
+            d_a, d_g = torch.zeros_like(a), torch.zeros_like(g)
+            for r, c, d in _d_tiles(a, g, scale, shift, row, col, u, _gather(v, counts), kept):
+                i, own = _own(d, r, c, start)
+                own.copy_(d_own[i])
+                d_a[r].addmm_(d, g[c])
+                d_g[c].addmm_(d.T, a[r], alpha=scale)
+            d_s = torch.linalg.vecdot(a, d_a).sum().view(1)
+            d_g = _reduce(d_g, 'SUM', counts)[start:start+len(a)]
+        return d_a.mul_(scale).to(z_a.dtype), d_g.to(z_g.dtype), d_s, None
 
-# %% ../nbs/07_losses.ipynb #016fda2d
+# %% ../nbs/07_losses.ipynb #8e0e7afc
 def infonce(
     z_a, # (N,D) sequence states, L2-normalised
     z_g, # (N,D) structure states, L2-normalised, row i of the same residue
     scale, # (1,) exp(t), multiplies the cosine
-): # (N,) a2g and (N,) g2a
+    mask=None, # (N,) bool, residues that take part; None: all
+    max_scale=None, # CLIP clamps at 100; beyond, the scale's gradient is 0
+    over_ranks=False, # candidates from every process of torch.distributed; each must then call this and, where gradients are wanted, backward
+): # (N,) a2g and (N,) g2a, float32 or wider; 0 where masked out
     "Symmetric InfoNCE per residue in memory linear in N (van den Oord et al. 2018; CLIP, Radford et al. 2021); raises ValueError where shapes differ"
     if z_a.shape != z_g.shape or z_a.ndim != 2: raise ValueError(f'infonce needs two (N,D) tensors of one shape, not {tuple(z_a.shape)} and {tuple(z_g.shape)}.')
-    wide = torch.promote_types(z_a.dtype, torch.float32)
-    scale = torch.as_tensor(scale, device=z_a.device).reshape(1)
-    with torch.autocast(z_a.device.type, enabled=False): return _InfoNCE.apply(*(x.to(wide) for x in (z_a, z_g, scale)))
+    if mask is not None:
+        if mask.shape != z_a.shape[:1] or mask.dtype != torch.bool: raise ValueError(f'mask must be {len(z_a)} booleans, one per residue, not {tuple(mask.shape)} of {mask.dtype}.')
+        return tuple(x.new_zeros(len(mask)).masked_scatter(mask, x) for x in infonce(z_a[mask], z_g[mask], scale, None, max_scale, over_ranks))
+    wide = torch.promote_types(torch.promote_types(z_a.dtype, z_g.dtype), torch.float32)
+    scale = torch.as_tensor(scale, device=z_a.device, dtype=wide).reshape(1)
+    if max_scale is not None: scale = scale.clamp(max=max_scale)
+    with torch.autocast(z_a.device.type, enabled=False): return _InfoNCE.apply(z_a, z_g, scale, _counts(len(z_a), z_a.device) if over_ranks else [])
 
 # %% ../nbs/07_losses.ipynb #6df80100
 def token_loss(

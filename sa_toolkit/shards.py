@@ -7,7 +7,7 @@ __all__ = ['chain_row', 'digest', 'row_schema', 'write_parquet', 'read_facts', '
            'write_manifest', 'shard_rows', 'make_row_chain', 'Dataset', 'open_dataset', 'to_pandas', 'to_datasets']
 
 # %% ../nbs/06b_shards.ipynb #eab18531
-import hashlib, json, mmap
+import hashlib, json, mmap, threading
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -155,6 +155,8 @@ def make_row_chain(
     return Chain(sequence=row['sequence'], insertion=_letter(a['insertion']), **arrays, **known, **objects, **{k:row[k] for k in _text}, **{k:tuple(row[k]) for k in _lists})
 
 # %% ../nbs/06b_shards.ipynb #4da58d59
+_lock = threading.RLock() # a training run reads ahead in a second thread
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Dataset:
     "Chains on disk: `ds[3]` is an example, `ds[mask]` a dataset"
@@ -188,10 +190,11 @@ class Dataset:
 
     def shard(self, name:str)->dict: # name → array
         "A shard's arrays"
-        if name not in self.shards:
-            if len(self.shards)>=self.kept: del self.shards[next(iter(self.shards))]
-            self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
-        return self.shards[name]
+        with _lock:
+            if name not in self.shards:
+                if len(self.shards)>=self.kept: del self.shards[next(iter(self.shards))]
+                self.shards[name] = open_shard(self.path/f'shards/{name}.safetensors')
+            return self.shards[name]
 
     def row(self, i:int)->dict: return {k:v[int(i)].as_py() for k,v in self._said.items()} # what a `Chain` needs of it
 

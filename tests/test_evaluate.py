@@ -10,7 +10,8 @@ import torch
 from sa_toolkit.core import example_chain, example_chains
 from sa_toolkit.data import Example
 from sa_toolkit.demo import Demo
-from sa_toolkit.evaluate import COLUMNS, Results, bootstrap, masked_nll, measure, residue_similarity
+from sa_toolkit.evaluate import COLUMNS, Results, bootstrap, measure, residue_similarity
+from sa_toolkit.perplexity import masked_perplexity
 from sa_toolkit.plm import load_plm
 from sa_toolkit.tokens import load_tokenizer
 from sa_toolkit.train import Aligner
@@ -75,20 +76,22 @@ def test_explore_says_how_to_get_a_contact_head():
     from sa_toolkit.widgets import explore
     with pytest.raises(ValueError, match=r'has no contact head.*fit_contact_head\(plm, chains\)'): explore('1UBI', contacts=load_plm('amplify-tiny', pretrained=False))
 
-def test_measuring_leaves_no_inference_tensors_behind(tiny):
+def watched(plm, monkeypatch, see): # `see` is called with the ids of each pass
+    states = plm.states
+    monkeypatch.setattr(plm, 'states', lambda ids: (see(ids), states(ids))[1])
+
+def test_measuring_leaves_no_inference_tensors_behind(tiny, monkeypatch):
     "What a model keeps of a pass would break the next training step"
     chain, seen = example_chain(), []
-    hook = tiny.model.esm.register_forward_hook(lambda *_: seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
-    masked_nll(tiny, [chain])
+    watched(tiny, monkeypatch, lambda _: seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
+    masked_perplexity(tiny, [chain.sequence])
     residue_similarity(Aligner(tiny, 16), Example(chain, np.zeros(len(chain), np.int64), np.ones((len(chain), 16), np.float32)))
-    hook.remove()
     assert seen == [(False, False)]*2
 
 def test_similarity_of_a_chain_above_the_limit_is_read_in_windows(tiny, monkeypatch):
     chain, read = example_chain(), []
     example = Example(chain, np.zeros(len(chain), np.int64), np.random.default_rng(0).normal(size=(len(chain), 16)).astype(np.float32))
     monkeypatch.setattr(tiny, 'max_length', 40)
-    hook = tiny.model.esm.register_forward_pre_hook(lambda m, a, kw: read.append((a[0] if a else kw['input_ids']).shape[1]), with_kwargs=True)
+    watched(tiny, monkeypatch, lambda ids: read.append(ids.shape[1]))
     sim = residue_similarity(Aligner(tiny, 16), example)
-    hook.remove()
     assert sim.shape == (len(chain),)*2 and np.isfinite(sim).all() and len(read) > 1 and max(read) == 42

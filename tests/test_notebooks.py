@@ -1,10 +1,18 @@
 "Every notebook runs, top to bottom, in a fresh kernel"
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from lab import free_port
 from nbclient import NotebookClient
+
+from sa_toolkit.record import open_run
 
 ROOT = Path(__file__).parents[1]
 FULL = bool(os.environ.get('SA_FULL'))
@@ -39,6 +47,48 @@ def test_data_tutorial_runs_without_a_network(tmp_path, monkeypatch):
     said = ' '.join(o.text for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
     assert 'offline stand-in' in said and '4X21_again.cif.gz cannot be read' in said and 'refused in strict mode' in said
     assert '4X21_again.cif.gz,,refused' in (tmp_path/'my-dataset'/'report.csv').read_text() and 'resolved residues; go on from' in said
+
+def test_align_tutorial_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nb = execute(ROOT/'tutorials'/'03_align_your_model.ipynb', **({} if FULL else dict(STEPS=3, CHAINS=24, MODEL='tiny')))
+    said = ' '.join(o.text for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
+    assert 'the lid was closed' in said and 'belongs to another run: lora 8 there, 4 here' in said and 'with sa_toolkit: False' in said
+    full, lora = (open_run(tmp_path/'my-alignment'/k) for k in ('full', 'lora'))
+    assert full.state == lora.state == 'finished' and [s['state'] for s in lora.record['sessions']] == ['stopped: the lid was closed', 'finished']
+    assert lora.record['model']['trained'] < full.record['model']['trained'] and lora.metrics['step'].tolist() == full.metrics['step'].tolist()
+
+def test_many_gpus_tutorial_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    execute(ROOT/'tutorials'/'04_many_gpus.ipynb', **({} if FULL else dict(CHAINS=40)))
+    out = tmp_path/'my-many-gpus'
+    one, two_passes, *same = (open_run(out/k).metrics for k in ('one', 'two-passes', 'ddp', 'fsdp', 'killed', 'cached'))
+    for other in same: assert max(abs(one[k]-other[k]).max() for k in ('loss', 'mlm', 'physical', 'latent')) < 2e-6
+    assert two_passes['latent'][0] < one['latent'][0]-.3
+    sessions = open_run(out/'killed').record['sessions']
+    assert [(s['from_step'], s['to_step'], s['state']) for s in sessions] == [(0, 3, 'stopped: terminated'), (3, 6, 'finished')]
+    check_slurm_script(tmp_path, out)
+
+def check_slurm_script(folder, out):
+    "The batch script with stand-ins for Slurm, on one machine: told to end, it saves and queues itself again"
+    (folder/'bin').mkdir()
+    for name, text in dict(srun='shift\nexec "$@"', scontrol='if [ $1 = show ]; then echo localhost; else echo "$@" > told; fi').items():
+        (folder/'bin'/name).write_text(f'#!/bin/bash\n{text}\n')
+        (folder/'bin'/name).chmod(0o755)
+    options = f'--model tiny --reference {out}/one/reference/model --steps 2000 --budget 1400 --lr 1e-3 --eval-every 2000 --no-contacts'
+    script = re.sub('--model.*--eval-every 200', options, (out/'align.sh').read_text(), flags=re.S)
+    (folder/'job.sh').write_text(script.replace('--nproc-per-node=8', '--nproc-per-node=2').replace('29500', str(free_port())))
+    slurm = dict(SLURM_CPUS_PER_TASK='8', SLURM_JOB_NODELIST='here', SLURM_JOB_NUM_NODES='1', SLURM_JOB_ID='77', DATA=str(out/'dataset'), RUN='run')
+    path = os.pathsep.join([str(folder/'bin'), str(Path(sys.executable).parent), os.environ['PATH']])
+    job = subprocess.Popen(['bash', 'job.sh'], cwd=folder, env=os.environ | slurm | dict(PATH=path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic()+300
+        while not list((folder/'run'/'kept').glob('*.parquet')) and job.poll() is None and time.monotonic() < until: time.sleep(.2) # until a step was done
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(120) == 143
+    finally: job.kill()
+    run = open_run(folder/'run')
+    assert run.state == 'stopped: terminated' and 0 < run.record['step'] < 2000 and (folder/'run'/'checkpoint.pt').exists()
+    assert (folder/'told').read_text() == 'requeue 77\n'
 
 def test_saved_outputs_show_on_github():
     nb = nbformat.read(ROOT/'tutorials'/'01_align_and_see.ipynb', 4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sa_toolkit.core import example_chain, example_chains
-from sa_toolkit.data import Example, collate, mask_residues
+from sa_toolkit.data import Example, collate
 from sa_toolkit.esm2 import ESM
 from sa_toolkit.language import residues, tokenize
 from sa_toolkit.plm import load_plm
@@ -51,10 +51,9 @@ def test_batches_speak_the_models_alphabet(name):
     plm = load_plm(name, pretrained=False)
     cs = example_chains('valid')[:3]
     examples = [Example(c, np.zeros(len(c), np.int64), np.ones((len(c), 4), np.float32)) for c in cs]
-    b = collate(examples, vocab=plm.vocab)
+    b = collate(examples, plm.vocab)
     assert torch.equal(b.ids_BL, plm.tokenize([c.sequence for c in cs])) and b.real_BL.sum() == sum(map(len, cs))
-    masked, hit = mask_residues(b.ids_BL, .15, torch.Generator().manual_seed(0), plm.vocab)
-    assert (masked[:, 1:-1][hit] == plm.vocab.id('<mask>')).all() and not (hit & ~b.real_BL).any()
+    assert (b.masked_BL[:, 1:-1][b.hit_BL] == plm.vocab.id('<mask>')).all() and not (b.hit_BL & ~b.real_BL).any()
     assert torch.equal(residues(b.ids_BL, plm.vocab), b.real_BL)
 
 def test_a_model_without_a_contact_head_says_how_to_fit_one():
