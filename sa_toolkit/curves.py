@@ -69,7 +69,7 @@ def panels(
         speed = history['residues']/np.maximum(history['seconds'], 1e-9)
         res.append(('residues per second', [line('', history | dict(speed=speed), 'speed')]))
     res.append(('contacts, P@L', [line(name, evals, k, True) for k,name in CONTACTS.items()]))
-    shown = {'step', *(f'valid_{k}' for k in LOSSES), *CONTACTS}
+    shown = {'step', 'drifted', *(f'valid_{k}' for k in LOSSES), *CONTACTS}
     rest = [k for k in evals if k not in shown and not k.endswith(('_limit','_change','seconds'))]
     res += [(k.replace('_', ' '), [line('', evals, k, True), line('limit', evals, f'{k}_limit')]) for k in rest]
     return [dict(title=title, lines=lines) for title,some in res if (lines := [x for x in some if x])]
