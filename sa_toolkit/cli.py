@@ -14,7 +14,8 @@ from . import __version__
 # %% ../nbs/14_cli.ipynb #7071d945
 def demo(a):
     "align a small model on the example chains, measure it, and write what came out"
-    from sa_toolkit.demo import Demo, use_threads
+    from sa_toolkit.demo import Demo
+    from sa_toolkit.devices import use_threads
     use_threads(a.threads)
     run = Demo(a.out, a.steps, a.seed, a.model, a.train_chains, a.test_chains)
     try: run.run()
@@ -60,7 +61,7 @@ def check(a):
 def align(a):
     "align a language model with a dataset's structures; killed at any moment, the same command goes on; torchrun starts it on many devices"
     from sa_toolkit.align import align
-    from sa_toolkit.demo import use_threads
+    from sa_toolkit.devices import use_threads
     from sa_toolkit.train import AlignConfig
     use_threads(a.threads)
     cfg = AlignConfig(**{f.name: getattr(a, f.name) for f in fields(AlignConfig)})

@@ -24,3 +24,10 @@ def copy(tmp_path_factory):
             (dest/f).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT/f, dest/f)
     return dest
+
+@pytest.fixture(scope='module')
+def shots(tmp_path_factory):
+    "Where screenshots go: SA_SHOTS, or a folder that pytest keeps for a while"
+    folder = Path(os.environ.get('SA_SHOTS') or tmp_path_factory.mktemp('shots'))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

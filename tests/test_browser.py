@@ -1,6 +1,4 @@
 "Views in a real JupyterLab and as files: clicked, pointed at, steered from Python, photographed"
-import os
-from pathlib import Path
 
 import lab as driver
 import pytest
@@ -20,14 +18,6 @@ def guess(noise, seed):
     d = distance + np.random.default_rng(seed).normal(scale=noise, size=distance.shape)
     return 1/(1+np.exp(((d+d.T)/2-8)/1.2))
 '''
-
-
-@pytest.fixture(scope='module')
-def shots(tmp_path_factory):
-    "Where screenshots go: SA_SHOTS, or a folder that pytest keeps for a while"
-    folder = Path(os.environ.get('SA_SHOTS') or tmp_path_factory.mktemp('shots'))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope='module')

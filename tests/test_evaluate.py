@@ -68,7 +68,7 @@ def test_the_main_job_with_a_model_without_a_contact_head(tmp_path, capsys):
 def test_the_table_is_there_if_a_picture_fails(tmp_path, monkeypatch, tiny, results):
     monkeypatch.setattr('sa_toolkit.viz.contact_figure', lambda *a, **kw: 1/0)
     d = Demo(tmp_path/'d', data=dict(train=[], test=[]), models=dict.fromkeys(('base', 'MLM only', 'aligned'), tiny))
-    d.results = Results({m: results.rows['esm2'] for m in d.models}, results.ids)
+    d.aligner, d.results = Aligner(tiny, 16), Results({m: results.rows['esm2'] for m in d.models}, results.ids)
     with pytest.raises(ZeroDivisionError): d.write()
     assert len((tmp_path/'d'/'results.csv').read_text().splitlines()) == 19
 

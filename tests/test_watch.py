@@ -197,13 +197,6 @@ Played([RunFolder({str(tmp_path/"run")!r}, every=.05), Slow()], steps=10**6, eve
 reason = driver.browser_or_reason()
 in_browser = pytest.mark.skipif(bool(reason), reason=reason or '')
 
-@pytest.fixture(scope='module')
-def shots(tmp_path_factory):
-    "Where screenshots go: SA_SHOTS, or a folder that pytest keeps for a while"
-    folder = Path(os.environ.get('SA_SHOTS') or tmp_path_factory.mktemp('shots'))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
 LIVE = '''
 from pathlib import Path
 from sa_toolkit.watch import Dashboard, WatchContacts
