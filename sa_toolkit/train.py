@@ -89,7 +89,7 @@ class Learner:
         unused = not (self.cfg.mlm and self.cfg.physical and self.cfg.latent)
         self.net = spread(self.model, self.ranks, self.cfg.shard, unused)
         self.opt = optimizer(self.model, self.cfg)
-        if self.opt_state: put_state(self.opt, self.model, self.opt_state)
+        if self.opt_state: put_state(self.opt, self.model, self.opt_state, not unused)
 
 # %% ../nbs/09_train.ipynb #4f62efc6
 def whole_state(learn): # model's tensors, optimiser's; on all ranks, since sharded ones are gathered
@@ -99,9 +99,9 @@ def whole_state(learn): # model's tensors, optimiser's; on all ranks, since shar
     begun = learn.net is not None and learn.step
     return get_model_state_dict(learn.model, options=how), get_optimizer_state_dict(learn.model, learn.opt, options=how) if begun else learn.opt_state
 
-def put_state(opt, model, state):
+def put_state(opt, model, state, every=True): # every: all weights have a state; those of a task that is off have none
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-    set_optimizer_state_dict(model, opt, state, options=StateDictOptions(full_state_dict=True))
+    set_optimizer_state_dict(model, opt, state, options=StateDictOptions(full_state_dict=True, strict=every))
 
 def keep(state, path): # the path
     "Write tensors and numbers, whole or not at all; raises OSError that names the file"

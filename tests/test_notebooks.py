@@ -90,6 +90,12 @@ def check_slurm_script(folder, out):
     assert run.state == 'stopped: terminated' and 0 < run.record['step'] < 2000 and (folder/'run'/'checkpoint.pt').exists()
     assert (folder/'told').read_text() == 'requeue 77\n'
 
+def test_the_site_can_run_what_it_shows():
+    "nbdev runs a cell that imports while it renders a page, also where the import is inside a function; no exported name is there then"
+    hidden = re.compile(r'^[ ]+(from \S+ )?import ', re.M)
+    cells = [(p.name, c.source) for p in (ROOT/'nbs').glob('*.ipynb') for c in nbformat.read(p, 4).cells if c.cell_type == 'code' and '#| export' not in c.source]
+    assert not [(name, source) for name, source in cells if hidden.search(source) and "'''" not in source]
+
 def test_saved_outputs_show_on_github():
     nb = nbformat.read(ROOT/'tutorials'/'01_align_and_see.ipynb', 4)
     code = [c for c in nb.cells if c.cell_type == 'code']

@@ -144,6 +144,14 @@ def test_second_ctrl_c_ends_at_once_and_half_a_step_is_never_saved(tmp_path):
     learn = learner([Checkpoint(tmp_path/'run.pt')], steps=5).fit()
     assert apart(weights(learn), weights(untouched(steps=5)))==0
 
+@pytest.mark.parametrize('off', [dict(physical=0., latent=0.), dict(mlm=0.), dict(latent=0.)])
+def test_a_run_with_a_task_off_goes_on(tmp_path, off):
+    "Weights of a task that is off have no state in the optimiser"
+    learner([Checkpoint(tmp_path/'run.pt'), At(2, lambda learn: learn.stop('enough'))], steps=4, **off).fit()
+    again = learner([Checkpoint(tmp_path/'run.pt')], steps=4, **off).fit()
+    whole = learner(steps=4, **off).fit()
+    assert again.step==4 and apart(weights(again), weights(whole))==0 and rows(again.history)==rows(whole.history)
+
 def test_after_ctrl_c_fit_again(tmp_path):
     "In a notebook: the same learner goes on"
     learn = learner([Checkpoint(tmp_path/'run.pt'), At(2, tell(signal.SIGINT))], steps=5, valid=EXAMPLES[:3], eval_every=2)
