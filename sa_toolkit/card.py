@@ -74,8 +74,8 @@ def _before_after(evals): # str
 
 def _measured(results): # str
     "Held-out proteins: a row per model and measure, and the last model's differences from the others"
-    rows = [[_code(r['model']), _code(r['column']), *(f'{r[k]:.3f}' for k in ('value', 'low', 'high')), str(r['proteins'])] for r in results.table()]
-    *others, last = results.rows
+    rows = [[_code(r['model']), _code(r['measure']), *(f'{r[k]:.3f}' for k in ('value', 'low', 'high')), str(r['proteins'])] for r in results.table()]
+    *others, last = results.models
     said = [f'- {_code(last)} minus {_code(o)}: {_code(v)}' for o in others for v in results.verdict(last, o)]
     return '\n\n'.join(x for x in (_table(['model', 'measure', 'value', 'low', 'high', 'proteins'], rows), '\n'.join(said)) if x)
 
@@ -117,7 +117,7 @@ def _trained(held): # str
 
 def _limits(w, held, evals, results): # str
     "What it cannot do, and what was not looked at"
-    seen = {k for row in evals for k in row if k} | {r['column'] for r in (results.table() if results else ())}
+    seen = {k for row in evals for k in row if k} | {r['measure'] for r in (results.table() if results else ())}
     longest = _number(_config(held).get('max_length'))
     said = ['It reads sequences alone; structures were at most used in training.',
         f'Training cut chains to {longest:.0f} residues; longer sequences are beyond what it saw.' if math.isfinite(longest) else '',
@@ -141,7 +141,7 @@ logits = model.eval()(**tokenizer('MKTAYIAKQR', return_tensors='pt')).logits'''
 def model_card(
     folder, # a model's, written by `save_pretrained`
     run=None, # folder of the run that trained it, or a dict as `read_run` takes
-    results=None, # `evaluate.Results` on held-out proteins; the last model is this one
+    results=None, # `results.Results` on held-out proteins; the last model is this one
 )->str: # Markdown with a header
     "What a model is, how it was trained, what was measured and what was not; raises ValueError where folder or run cannot be read"
     folder = Path(folder)

@@ -48,7 +48,7 @@ def test_demo_leaves_figure_page_and_table(demo):
     page = (out/'contacts.html').read_text()
     assert '<html' in page and '3Dmol' in page
     rows = list(csv.DictReader(open(out/'results.csv')))
-    assert len(rows) == 18 and all(float(r['low']) <= float(r['value']) <= float(r['high']) for r in rows)
+    assert len(rows) == 21 and all(float(r['low']) <= float(r['value']) <= float(r['high']) for r in rows)
 
 def test_nothing_temporary_is_left(demo):
     out, _ = demo

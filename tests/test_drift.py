@@ -10,9 +10,11 @@ import torch
 from scipy.stats import spearmanr
 
 from sa_toolkit.core import example_chains
-from sa_toolkit.drift import GB1, DriftGuard, Scan, drift, drift_plot, gb1_scan, held_out, mutation_effects, mutation_score, read_scan, spearman
+from sa_toolkit.drift import DriftGuard, drift, drift_plot, held_out
+from sa_toolkit.mutations import GB1, Scan, gb1_scan, mutation_effects, mutation_score, read_scan
 from sa_toolkit.perplexity import mask_places, masked_perplexity
 from sa_toolkit.plm import load_plm
+from sa_toolkit.results import spearman
 
 SEQS = ['MKT', 'MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ', GB1, 'MXXK'*8, 'GSHMKTAYIA'*6]
 

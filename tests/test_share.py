@@ -25,7 +25,7 @@ from sa_toolkit.amplify import AMPLIFY, SHAPES, AmplifyConfig, AmplifyPLM, model
 from sa_toolkit.card import _code, card_licence, model_card, write_card
 from sa_toolkit.core import example_chains
 from sa_toolkit.data import encode_chains
-from sa_toolkit.evaluate import Results
+from sa_toolkit.results import Measure, Results
 from sa_toolkit.hub import Weights, flaw
 from sa_toolkit.language import save_pretrained
 from sa_toolkit.pgnn import load_pgnn
@@ -259,8 +259,8 @@ def test_a_card_says_what_the_run_says_and_nothing_else(folder, tmp_path):
     run = a_run(tmp_path, [dict(step=0, perplexity=14.9), dict(step=50, perplexity=math_nan()), dict(step=120, perplexity=14.25, mutations=.3)],
         config=dict(steps=120, seed=7, mlm=1., physical=.5, latent=.5, max_length=512, out='/home/me/run'), dataset=dict(chains=208, hash='ab'*32), versions=dict(torch='2.13.0'),
         reference=dict(name='ref', path='/data/x'), command='sa-toolkit align secret', machine=dict(platform='Linux-secret', devices=2))
-    rows = dict(base={'long P@L': np.array([[1., 4], [2, 4]])}, aligned={'long P@L': np.array([[2., 4], [3, 4]])})
-    card = model_card(folder, run, Results(rows, ['a', 'b'], trial=True))
+    one = lambda *rows: [[Measure('long P@L', '', ['a', 'b'], rows)]]
+    card = model_card(folder, run, Results(dict(base=one([1, 4], [2, 4]), aligned=one([2, 4], [3, 4])), trial=True))
     assert header(card) == dict(license='mit', library_name='transformers', pipeline_tag='fill-mask', tags=['protein', 'structure-alignment', 'esm'], base_model='facebook/esm2_t6_8M_UR50D')
     for x in ('| `machine devices` | `2` |', '| `config steps` | `120` |', '| `config seed` | `7` |', '`dataset chains` | `208`', 'ab'*32, '| `reference name` | `ref` |', '`versions torch` | `2.13.0`', '14.9 (step 0) | 14.25 (step 120)',
         '0.3 (step 120) | 0.3 (step 120)', '| `aligned` | `long P@L` |', 'a trial run: too small to judge', '512 residues', 'arXiv 2505.16896', 'Lin et al. 2023'): assert x in card, x
@@ -304,7 +304,7 @@ def test_a_run_of_another_form_makes_a_card_all_the_same(folder, tmp_path, odd):
 def test_no_value_can_be_markup(folder, tmp_path):
     "Whatever a name, a note or a run holds, the card has the same lines of the same kind"
     plain, evil = (dict(config=dict(steps=1, word=x), dataset={x: 4}, evals=[{'step': 0, x: 1.5}]) for x in ('/no/word', EVIL))
-    rows = lambda x: Results({'base': {'long P@L': np.ones((2, 2))}, x: {'long P@L': np.ones((2, 2))}}, ['a', 'b'])
+    rows = lambda x: Results({k: [[Measure('long P@L', x, ['a', 'b'], np.ones((2, 2)))]] for k in ('base', x)})
     cards = []
     for run, name in ((plain, '/no/word'), (evil, EVIL)):
         w = json.loads((folder/'weights.json').read_text()) | dict(name=name, note=name, license='MIT')
@@ -479,7 +479,7 @@ def test_what_arrives_is_the_folder_byte_for_byte(hub, folder, capsys):
     url = push_to_hub(folder, 'me/aligned')
     assert url == f'{hub.url}/me/aligned/commit/{1:040x}' and arrived(hub, folder) and hub.repos['me/aligned'].private
     assert hub.log.count('commit') == 1 and hub.log.count('lfs') == 1 and 'model.safetensors' in hub.repos['me/aligned'].files
-    assert capsys.readouterr().err.endswith(f'\nme/aligned: {len(ready(folder)[0])} files, private. Left here: run.pt.\n') and 'aligned for a test' in hub.summary
+    assert ('\n' + capsys.readouterr().err).endswith(f'\nme/aligned: {len(ready(folder)[0])} files, private. Left here: run.pt.\n') and 'aligned for a test' in hub.summary
 
 def test_a_folder_from_the_hub_works_again(hub, folder, tmp_path):
     push_to_hub(folder, 'me/aligned')
