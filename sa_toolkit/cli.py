@@ -80,7 +80,7 @@ def settings(
     return {f.name: (f.type, f.default, said.get(f.name, '')) for f in fields(config)}
 
 # %% ../nbs/14_cli.ipynb #7a172420
-TASKS = 'contacts', 'pairs', 'probes', 'retrieval', 'language', 'mutations', 'crossmodal'
+TASKS = 'contacts', 'pairs', 'probes', 'retrieval', 'language', 'pseudo', 'mutations', 'crossmodal'
 
 def evaluate(a):
     "measure models on the held-out chains of a dataset, side by side; killed at any moment, the same command goes on"

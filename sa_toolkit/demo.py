@@ -146,7 +146,7 @@ def run(self:Demo):
     self.align()
     self.evaluate()
     print(f'\n{self.results}\n')
-    for b in ('base', 'MLM only'): print('\n  '.join([f'aligned minus {b} (paired):', *self.results.verdict('aligned', b)]))
+    print('\n  '.join(['aligned minus MLM only (paired):', *self.results.verdict('aligned', 'MLM only')]))
     made = self.write()
     print(f'\nWritten in {time.time()-start:.0f} s:')
     for k,p in made.items(): print(f'  {k:7} {p}')

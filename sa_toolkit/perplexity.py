@@ -16,6 +16,11 @@ from .language import AMINO_ACIDS, by_tokens, check_letters, whole_states
 from .results import Measure
 
 # %% ../nbs/09da_perplexity.ipynb #b999985b
+def _order(sequence, seed): # residues in random order, a function of seed and sequence
+    known = np.flatnonzero([a in AMINO_ACIDS for a in sequence.upper()])
+    rng = np.random.default_rng(list(hashlib.sha256(f'{seed} {sequence.upper()}'.encode()).digest()))
+    return known[rng.random(len(known)).argsort(kind='stable')]
+
 def mask_places(
     sequence:str,
     share:float=.15, # of the residues, at least one
@@ -23,9 +28,8 @@ def mask_places(
     seed:int=0,
 )->np.ndarray: # (rounds,L) bool; no residue twice
     "What each round masks, a function of seed and sequence"
-    known = np.flatnonzero([a in AMINO_ACIDS for a in sequence.upper()])
-    rng = np.random.default_rng(list(hashlib.sha256(f'{seed} {sequence.upper()}'.encode()).digest()))
-    order, m = known[rng.random(len(known)).argsort(kind='stable')], max(1, round(share*len(known)))
+    order = _order(sequence, seed)
+    m = max(1, round(share*len(order)))
     hit = np.zeros((rounds, len(sequence)), bool)
     for k in range(rounds): hit[k,order[k*m:(k+1)*m]] = True
     return hit
@@ -67,16 +71,14 @@ def masked_perplexity(
 def pseudo_perplexity(
     plm,
     sequences, # held-out, list of str
-    residues:int=None, # passes at most, one per residue; None: all sequences
-    seed:int=0, # of the order in which sequences are taken
+    each:int=None, # residues drawn of each sequence; None: all
+    seed:int=0, # of the draw
     budget:int=None, # tokens per batch; None: what is fast
     progress:bool=False, # show a bar
-): # pseudo-perplexity; (n,2) summed negative log-likelihood in nats and residues of each sequence, 0 0 of those not taken
+): # pseudo-perplexity; (n,2) summed negative log-likelihood in nats and residues of each sequence
     "exp of the mean cross-entropy of residues masked one at a time; raises ValueError for what is no sequence"
     check_letters(sequences)
-    order, sizes = np.random.default_rng(seed).permutation(len(sequences)), np.array([len(s) for s in sequences], int)
-    taken = order if residues is None else order[:max(1, int((np.cumsum(sizes[order]) <= residues).sum()))]
-    passes = [(i, np.array([k])) for i in taken for k,a in enumerate(sequences[i]) if a.upper() in AMINO_ACIDS]
+    passes = [(i, np.array([k])) for i,s in enumerate(sequences) for k in np.sort(_order(s, seed)[:each])]
     rows = _hidden(plm, sequences, passes, budget, progress)
     return _perplexity(rows), rows
 
@@ -85,15 +87,15 @@ def perplexity_measures(
     plm,
     chains, # held-out: list of `Chain`, or of sequences
     seed:int=0, # of masks and draw
-    residues:int=1000, # passes of pseudo-perplexity at most; see `pseudo_perplexity`
+    each:int=5, # residues of each protein for pseudo-perplexity; 0 leaves it out
     progress:bool=False, # show a bar
 )->list: # of `Measure`
-    "`perplexity` and `pseudo-perplexity`; raises ValueError where the model gives no number"
+    "`perplexity` and, unless `each` is 0, `pseudo-perplexity`; raises ValueError where the model gives no number"
     sequences = [getattr(c, 'sequence', c) for c in chains]
     ids = [getattr(c, 'id', f'sequence {k+1}') for k,c in enumerate(chains)]
     said = {'perplexity': f'exp of the mean cross-entropy over masked residues; 15 % masked, two rounds, all masks <mask>, places drawn from seed {seed} and the sequence',
-        'pseudo-perplexity': f'exp of the mean cross-entropy over residues masked one at a time; of proteins in an order drawn by seed {seed}, up to {residues:,} residues'}
-    both = masked_perplexity(plm, sequences, seed=seed)[1], pseudo_perplexity(plm, sequences, residues, seed, progress=progress)[1]
+        'pseudo-perplexity': f'exp of the mean cross-entropy over residues masked one at a time; {each} residues of each protein, drawn from seed {seed} and the sequence'}
+    both = [masked_perplexity(plm, sequences, seed=seed)[1], *([pseudo_perplexity(plm, sequences, each, seed, progress=progress)[1]] if each else [])]
     lost = np.isnan(both).any((0,2))
     if lost.any(): raise ValueError(f'{plm.name} gives no number for a masked residue of {ids[int(lost.argmax())]}: check its weights.')
     return [Measure(name, s, ids, r, 'perplexity', 'lower') for (name,s),r in zip(said.items(), both)]

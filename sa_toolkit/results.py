@@ -203,27 +203,29 @@ def definitions(res:Results)->list: # of lines
     mark = lambda h: f'{h[0]} [{several.index(h[1])+1}]' if len(h) > 1 and h[1] in several else '; '.join(h)
     return [*(f'{k}: {mark(h)}' for k,h in heads.items()), *(f'[{i}] {x}' for i,x in enumerate(several, 1))]
 
-def _under(res): # lines below the table
+def _under(res): # lines below the table, without definitions
     seeds = sorted({r['seeds'] for r in res.table()})
     span = 's' if len(seeds) > 1 else f' ({seeds[0]})' if seeds else ''
     top = 'n: what is counted and resampled, proteins unless said otherwise; 95 % intervals by resampling' + (f', of seeds{span}, too' if seeds and seeds[-1] > 1 else '') if seeds else 'nothing was measured'
-    return [top, *res.notes, *definitions(res)]
+    return [top, *res.notes]
 
 # %% ../nbs/09d_results.ipynb #5800b3fa
 def _text(self):
     rows = cells(self)
     wide = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-    return '\n'.join([*('  '.join(x.ljust(w) for x,w in zip(r, wide)).rstrip() for r in rows), *_under(self)])
+    return '\n'.join([*('  '.join(x.ljust(w) for x,w in zip(r, wide)).rstrip() for r in rows), *_under(self), *definitions(self)])
 
 def _html(self):
     tag = lambda t, xs: '<tr>' + ''.join(f'<{t}>{html.escape(x)}</{t}>' for x in xs) + '</tr>'
     head, *body = cells(self)
-    return '<table>' + tag('th', head) + ''.join(tag('td', r) for r in body) + '</table><small>' + '<br>'.join(map(html.escape, _under(self))) + '</small>'
+    small = lambda lines: '<small>' + '<br>'.join(map(html.escape, lines)) + '</small>'
+    table = '<table>' + tag('th', head) + ''.join(tag('td', r) for r in body) + '</table>'
+    return f'{table}{small(_under(self))}<details><summary><small>What each number is</small></summary>{small(definitions(self))}</details>'
 
 def _markdown(self):
     line = lambda r: '| ' + ' | '.join(x.replace('|', '\\|') for x in r) + ' |'
     head, *body = cells(self)
-    return '\n'.join([line(head), line(['---']*len(head)), *map(line, body), '', *(f'{x}  ' for x in _under(self))])
+    return '\n'.join([line(head), line(['---']*len(head)), *map(line, body), '', *(f'{x}  ' for x in [*_under(self), *definitions(self)])])
 
 Results.__str__, Results.__repr__, Results._repr_html_, Results.to_markdown = _text, _text, _html, _markdown
 

@@ -27,7 +27,7 @@ from .tokens import load_tokenizer
 
 # %% ../nbs/12f_suite.ipynb #9dfe4e40
 TASKS = dict(contacts='precision of contacts from attention, own head and refitted head', pairs='precision of contacts by a probe of frozen states', probes='secondary structure and structural token by linear probes; purity of neighbours',
-    retrieval='fold and superfamily of the nearest protein', language='perplexity of masked residues', mutations='rank correlation with measured effects of mutations',
+    retrieval='fold and superfamily of the nearest protein', language='perplexity of masked residues', pseudo='perplexity of residues masked one at a time', mutations='rank correlation with measured effects of mutations',
     crossmodal='structure state found from sequence state; of aligners only')
 
 @dataclass
@@ -93,13 +93,14 @@ def _pairs(plm, s, states):
 def _probes(plm, s, states):
     return probe_measures(states[0], [e.chain for e in s.train], states[1], [e.chain for e in s.test], load_tokenizer(s.tokens), seed=s.seed)
 
-# %% ../nbs/12f_suite.ipynb #a7784bf9
+# %% ../nbs/12f_suite.ipynb #2d9771d7
 def _retrieval(plm, s, states): return fold_retrieval(states[1], [e.chain for e in s.test])
-def _language(plm, s, states): return perplexity_measures(plm, [e.chain for e in s.test], s.seed)
-def _mutations(plm, s, states): return mutation_measures(plm, s.scans)
+def _language(plm, s, states): return perplexity_measures(plm, [e.chain for e in s.test], s.seed, each=0)
+def _pseudo(plm, s, states): return perplexity_measures(plm, [e.chain for e in s.test], s.seed)[1:]
 
 # %% ../nbs/12f_suite.ipynb #7520d27d
-_DO = dict(contacts=_contacts, pairs=_pairs, probes=_probes, retrieval=_retrieval, language=_language, mutations=_mutations)
+_DO = dict(contacts=_contacts, pairs=_pairs, probes=_probes, retrieval=_retrieval, language=_language, pseudo=_pseudo,
+    mutations=lambda plm, s, states: mutation_measures(plm, s.scans))
 
 def evaluate(
     model, # pLM, or `Aligner`
