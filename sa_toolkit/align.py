@@ -63,9 +63,11 @@ def recipe(train, cfg, model, good): # what a reference model is made of
 def same_recipe(folder, new, ranks):
     "Raises ValueError where the folder holds, or was begun as, another reference model"
     file = folder/'recipe.json'
-    old = json.loads(file.read_text()) if file.exists() else new
-    if other := [k for k in new if old.get(k)!=new[k]]:
-        raise ValueError(f'{folder} holds a reference model made with another {" and ".join(other)}. Choose another folder for the run, or delete this one.')
+    begun = file.exists() and ((folder/'checkpoint.pt').exists() or (folder/'model').exists())
+    old = json.loads(file.read_text()) if begun else new
+    said = lambda k: 'other training chains' if k=='chains' else f'{k} {old.get(k)}, not {new[k]}'
+    if other := [said(k) for k in new if old.get(k)!=new[k]]:
+        raise ValueError(f'{folder} holds a reference model made with {" and ".join(other)}. Choose another folder for the run, or delete {folder}.')
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.main: atomic_write(file, lambda p: p.write_text(json.dumps(new)))
 
@@ -82,9 +84,10 @@ def get_reference(
     "Find or train the reference model"
     if given or not needs_reference(cfg): return load_aligned(given) if given and needs_reference(cfg) else None
     folder = Path(out)/'reference'
+    there = (folder/'model'/'alignment.safetensors').exists()
+    if not there: inner, valid = reference_chains(train, Filter.parse(good), cfg.seed) # refuses before anything is written
     same_recipe(folder, recipe(train, cfg, model, good), ranks)
-    if not (folder/'model'/'alignment.safetensors').exists():
-        inner, valid = reference_chains(train, Filter.parse(good), cfg.seed)
+    if not there:
         if ranks.main: print(f'Reference model: {len(inner):,} chains pass {good}, {len(valid):,} more stop it')
         base = new_aligner(model, train, cfg.seed, ranks)
         watchers = [Checkpoint(folder/'checkpoint.pt'), RunFolder(), Progress('reference')]

@@ -89,7 +89,7 @@ def evaluate(self:Demo):
     from sa_toolkit.results import Results
     from sa_toolkit.suite import Suite, evaluate
     suite = Suite(self.data['train'][:100], self.data['test'], tasks=('contacts','probes','language'))
-    of = {m: evaluate(self.models[m], suite) for m in MODELS}
+    of = {m: evaluate(self.models[m], suite, name=m) for m in MODELS}
     note = 'small enough to step through; sa-toolkit evaluate measures more'
     self.results = Results({m: [[x for x in got if x.name in SHOWN]] for m,got in of.items()}, [note], trial=min(self.steps, len(suite.test)) < 20)
     return self

@@ -98,7 +98,7 @@ def _accuracy(name, what, states_train, y_train, states_test, y_test, test, clas
     w, b, fitted = fit_probe(states_train, y_train, classes, what, seed=seed)
     who, h, y = _labelled(y_test, states_test)
     common = np.bincount(fitted).argmax()
-    said = (f'share of residues of the test chains whose {what} a linear probe names; softmax regression (ridge {RIDGE}, standardised states) on the frozen states of {len(fitted):,} residues '
+    said = (f'share of residues of the held-out chains whose {what} a linear probe names; softmax regression (ridge {RIDGE}, standardised states) on the frozen states of {len(fitted):,} residues '
         f'of {len(y_train)} training chains, drawn with seed {seed}; all resolved residues that have one are counted alike; always saying the commonest of training: {(y==common).mean() if len(y) else 0:.3f}')
     return _share(name, said, test, who, (h@w + b).argmax(1)==y)
 
@@ -115,7 +115,7 @@ def _purity(states, kinds, chains, n, k, seed): # kinds: name → labels
     def one(name, labels):
         y = _taken(labels, keep)
         said = (f'share of the {k} nearest residues of other proteins (cosine of frozen states around their mean) that have the same {name} as the residue; among {len(x):,} residues of the '
-            f'test chains that have one, drawn with seed {seed}; nothing fitted; neighbours at random: {np.square(np.bincount(y)/len(y)).sum():.3f}')
+            f'held-out chains that have one, drawn with seed {seed}; nothing fitted; neighbours at random: {np.square(np.bincount(y)/len(y)).sum():.3f}')
         return _share(f'kNN purity {name}', said, chains, who[full], (y[at]==y[:,None]).mean(1)[full])
     return [m for kind in kinds.items() for m in one(*kind)]
 

@@ -124,7 +124,7 @@ def cross_modal(
     total = len(who)//max(n, 1)*n
     groups = [slice(i, i+n) for i in range(0, total, max(n, 1))]
     there, back = (np.concatenate([places(x[s], y[s]) for s in groups]) if groups else np.zeros(0) for x,y in ((a, g), (g, a)))
-    said = (f'share of {total:,} resolved residues of the test chains, drawn with seed {seed}, whose {{}} state is among the {{}} nearest (cosine in the shared space) to their {{}} state, '
+    said = (f'share of {total:,} resolved residues of the held-out chains, drawn with seed {seed}, whose {{}} state is among the {{}} nearest (cosine in the shared space) to their {{}} state, '
         f'of {n:,} residues of all these chains, dealt at random{{}}; equals stand before it; at random {{:.4f}}')
     def one(name, place, k, of, query, ok, where=''):
         rows = np.stack([np.bincount(who[:total][ok], v, len(chains)) for v in ((place <= k)[ok], np.ones(ok.sum()))], 1)

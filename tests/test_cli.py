@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from sa_toolkit.demo import SHOWN
+
 SA = Path(sys.executable).with_name('sa-toolkit')
 FEW = ('--train-chains', 40, '--test-chains', 8)
 
@@ -27,8 +29,8 @@ def test_demo_says_what_it_used_and_found(demo):
     assert r.returncode == 0, r.stderr
     text = r.stdout
     assert 'licence' in next(line for line in r.stderr.splitlines() if line.startswith('Using '))
-    for row in ('base', 'MLM only', 'aligned'): assert any(line.startswith(row) for line in text.splitlines())
-    for col in ('long P@L', 'all P@L', 'long P@L (refit)', 'token acc.', 'perplexity'): assert col in text
+    assert any(line.split() == 'n base MLM only aligned aligned − base'.split() for line in text.splitlines())
+    for name in SHOWN: assert any(line.startswith(f'{name} ') for line in text.splitlines()), name
     assert 'aligned minus MLM only (paired):' in text and str(out/'model') in text
 
 def test_demo_leaves_an_ordinary_model_folder(demo):

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from sa_toolkit.core import example_chain, example_chains
+from sa_toolkit.cli import main
+from sa_toolkit.core import example_chain, example_chains, save_chains
 from sa_toolkit.data import Example, encode_chains
 from sa_toolkit.demo import SHOWN, Demo
 from sa_toolkit.evaluate import residue_similarity
 from sa_toolkit.perplexity import masked_perplexity
 from sa_toolkit.pgnn import load_pgnn
+from sa_toolkit.plan import Recipe
 from sa_toolkit.plm import load_plm
-from sa_toolkit.results import Measure, Results, cells
+from sa_toolkit.prepare import prepare
+from sa_toolkit.results import Measure, Results, cells, open_results
 from sa_toolkit.suite import Suite, compare, evaluate
 from sa_toolkit.tokens import load_tokenizer
 from sa_toolkit.train import Aligner
@@ -32,7 +35,7 @@ def test_what_was_not_measured_is_no_zero(results):
     assert len(own) == 12 and not results.get('amplify', own[0]) and results.get('esm2', own[0])
     for a,b in (('amplify', 'esm2'), ('esm2', 'amplify'), ('amplify', 'amplify')): assert not set(results.difference(a, b)) & set(own)
     shown = {r[0]: r[1:] for r in cells(results)}
-    assert shown['long P@L (own head)'][2:] == ['–', '–', ''] and '–' not in shown['perplexity'] and results.trial
+    assert shown['long P@L (own head)'][2:] == ['–', '–', ''] and '–' not in shown['perplexity']
     assert not any(np.isnan(r['value']) for r in results.table()) and all(v.endswith('too small to judge') for v in results.verdict('esm2', 'amplify'))
 
 def test_every_number_says_what_it_is(results):
@@ -49,7 +52,7 @@ def test_a_suite_measures_an_aligner_like_its_model_and_leaves_it_as_it_was(tiny
 
 @pytest.mark.parametrize('steps,chains,trial', [(19, 40, True), (20, 19, True), (20, 20, False)])
 def test_what_counts_as_a_trial_run(steps, chains, trial, tmp_path, monkeypatch):
-    monkeypatch.setattr('sa_toolkit.suite.evaluate', lambda *a: [Measure('Q3', '', ['a'], [[1, 1]])])
+    monkeypatch.setattr('sa_toolkit.suite.evaluate', lambda *a, **k: [Measure('Q3', '', ['a'], [[1, 1]])])
     examples = [Example(replace(example_chain(), id=f'{s} {k}'), None, None) for s in 'ab' for k in range(chains)]
     d = Demo(tmp_path, steps, data=dict(train=examples[:chains], test=examples[chains:]), models=dict.fromkeys(('base', 'MLM only', 'aligned')))
     assert d.evaluate().results.trial is trial
@@ -57,7 +60,7 @@ def test_what_counts_as_a_trial_run(steps, chains, trial, tmp_path, monkeypatch)
 def test_the_main_job_with_a_model_without_a_contact_head(tmp_path, capsys):
     Demo(tmp_path/'d', 2, model='amplify-tiny', train_chains=6, test_chains=3).run()
     text, page = capsys.readouterr().out, (tmp_path/'d'/'contacts.html').read_text()
-    assert text.count('a trial run: too small to judge') == 10 and 'better' not in text and 'worse' not in text
+    assert text.count('too small to judge') == 10 and 'better' not in text and 'worse' not in text
     rows = list(csv.DictReader(open(tmp_path/'d'/'results.csv')))
     assert len(rows) == 15 and {r['measure'] for r in rows} == {k for k in SHOWN if 'own head' not in k}
     assert 'base (refitted head)' in page and 'aligned (refitted head)' in page and (tmp_path/'d'/'contacts.png').stat().st_size > 1000
@@ -93,3 +96,36 @@ def test_similarity_of_a_chain_above_the_limit_is_read_in_windows(tiny, monkeypa
     watched(tiny, monkeypatch, lambda ids: read.append(ids.shape[1]))
     sim = residue_similarity(Aligner(tiny, 16), example)
     assert sim.shape == (len(chain),)*2 and np.isfinite(sim).all() and len(read) > 1 and max(read) == 42
+
+# the command
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    save_chains([c for c in example_chains() if len(c) < 80][:24], folder/'chains.npz')
+    prepare(folder/'chains.npz', folder/'data', Recipe(pgnn='', fractions=(.5, .25, .25)), workers=1)
+    return folder/'data'
+
+def test_the_command_measures_prints_and_goes_on(data, tiny, tmp_path, capsys):
+    tiny.save_pretrained(tmp_path/'run'/'model')
+    args = ['evaluate', str(data), 'tiny', str(tmp_path/'run'), '--tasks', 'contacts,language', '--out', str(tmp_path/'out'), '--threads', '1']
+    assert main(args) == 0
+    text, made = capsys.readouterr().out, open_results(tmp_path/'out'/'results.parquet')
+    assert 'perplexity' in text and 'valid split' in text and 'more measures are in' in text and 'too small to judge' in text
+    assert made.models == ['tiny', str(tmp_path/'run')] and len(made.names) == 25 and {p.name for p in (tmp_path/'out').iterdir()} == {'results.parquet', 'results.html', 'results.md'}
+    before = (tmp_path/'out'/'results.parquet').stat().st_mtime_ns
+    assert main(args) == 0 and (tmp_path/'out'/'results.parquet').stat().st_mtime_ns == before
+    assert main([*args[:4], '--tasks', 'language', '--out', str(tmp_path/'out')]) == 1 and 'another suite' in capsys.readouterr().err
+
+def test_opening_the_test_split_is_written_down(data, capsys):
+    for said in ('opened for the first time', 'opened 1 time before'):
+        assert main(['evaluate', str(data), 'tiny', '--tasks', 'language', '--split', 'test']) == 0
+        assert said in capsys.readouterr().out
+
+@pytest.mark.parametrize('extra,says', [(['--tasks', 'luck'], "no task 'luck'"), (['--split', 'x'], "no chains in split 'x'"), (['{tmp}/run/modl'], 'Did you mean {tmp}/run/model?'), (['--property', '{tmp}/p.csv'], "no column 'label'")])
+def test_what_cannot_work_is_said_before_anything_is_measured(data, tmp_path, capsys, monkeypatch, extra, says):
+    monkeypatch.setattr('sa_toolkit.suite.evaluate', lambda *a, **k: 1/0)
+    (tmp_path/'run'/'model').mkdir(parents=True)
+    (tmp_path/'p.csv').write_text('sequence,x\nMKT,1\n')
+    assert main(['evaluate', str(data), 'tiny', *(x.format(tmp=tmp_path) for x in extra)]) == 1
+    assert says.format(tmp=tmp_path) in capsys.readouterr().err

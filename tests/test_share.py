@@ -263,7 +263,7 @@ def test_a_card_says_what_the_run_says_and_nothing_else(folder, tmp_path):
     card = model_card(folder, run, Results(dict(base=one([1, 4], [2, 4]), aligned=one([2, 4], [3, 4])), trial=True))
     assert header(card) == dict(license='mit', library_name='transformers', pipeline_tag='fill-mask', tags=['protein', 'structure-alignment', 'esm'], base_model='facebook/esm2_t6_8M_UR50D')
     for x in ('| `machine devices` | `2` |', '| `config steps` | `120` |', '| `config seed` | `7` |', '`dataset chains` | `208`', 'ab'*32, '| `reference name` | `ref` |', '`versions torch` | `2.13.0`', '14.9 (step 0) | 14.25 (step 120)',
-        '0.3 (step 120) | 0.3 (step 120)', '| `aligned` | `long P@L` |', 'a trial run: too small to judge', '512 residues', 'arXiv 2505.16896', 'Lin et al. 2023'): assert x in card, x
+        '0.3 (step 120) | 0.3 (step 120)', '| `aligned` | `long P@L` |', 'too small to judge', '512 residues', 'arXiv 2505.16896', 'Lin et al. 2023'): assert x in card, x
     assert not any(x in card for x in ('/home', '/data', 'secret', 'Nothing was measured', 'was not measured', 'No record'))
 
 def math_nan(): return float('nan')
