@@ -65,7 +65,8 @@ def test_many_gpus_tutorial_runs(tmp_path, monkeypatch):
     for other in same: assert max(abs(one[k]-other[k]).max() for k in ('loss', 'mlm', 'physical', 'latent')) < 2e-6
     assert two_passes['latent'][0] < one['latent'][0]-.3
     sessions = open_run(out/'killed').record['sessions']
-    assert [(s['from_step'], s['to_step'], s['state']) for s in sessions] == [(0, 3, 'stopped: terminated'), (3, 6, 'finished')]
+    assert [(s['from_step'], s['to_step']) for s in sessions] == [(0, 3), (3, 6)] and sessions[1]['state'] == 'finished'
+    assert sessions[0]['state'] == 'stopped: terminated' or re.match('failed: .*(reset|closed) by peer', sessions[0]['state']) # torchrun's signal, or gloo's news that the partner is gone, whichever comes first
     check_slurm_script(tmp_path, out)
 
 def check_slurm_script(folder, out):
