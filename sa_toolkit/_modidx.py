@@ -883,6 +883,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sa_toolkit.results._middle': ('results.html#_middle', 'sa_toolkit/results.py'),
                                     'sa_toolkit.results._ranks': ('results.html#_ranks', 'sa_toolkit/results.py'),
                                     'sa_toolkit.results._running': ('results.html#_running', 'sa_toolkit/results.py'),
+                                    'sa_toolkit.results._span': ('results.html#_span', 'sa_toolkit/results.py'),
                                     'sa_toolkit.results._text': ('results.html#_text', 'sa_toolkit/results.py'),
                                     'sa_toolkit.results._under': ('results.html#_under', 'sa_toolkit/results.py'),
                                     'sa_toolkit.results._weights': ('results.html#_weights', 'sa_toolkit/results.py'),

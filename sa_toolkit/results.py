@@ -144,6 +144,8 @@ def paired_p(
     return float((1 + (np.abs(total) >= abs(seen)-1e-12).sum())/(n+1))
 
 # %% ../nbs/09d_results.ipynb #a04b49c4
+def _span(d): return ('{:+.3f}' if np.isnan(d['low']) else '{:+.3f} [{:+.3f}, {:+.3f}]').format(d['value'], d['low'], d['high']) # of a difference
+
 @dataclass
 class Results:
     "Measures of several models, each with one or more seeds"
@@ -176,7 +178,7 @@ class Results:
 
     def verdict(self, a, b):
         "What interval and test of a − b allow to say, one line per measure; both must agree"
-        return [f'{k}: {d["value"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}], p {max(d["p"], .001):.3f}, {self.word(d)}' for k,d in self.difference(a, b).items()]
+        return [f'{k}: {_span(d)}, p {max(d["p"], .001):.3f}, {self.word(d)}' for k,d in self.difference(a, b).items()]
 
     def __add__(self, other): # models side by side, seeds of the same name together
         runs = {k: [*self.runs.get(k, []), *other.runs.get(k, [])] for k in (*self.runs, *other.runs)}
@@ -195,7 +197,7 @@ def cells(
     there, n = {(r['model'], r['measure']): fmt(r) for r in rows}, {r['measure']: f'{r["proteins"]:,}' for r in rows}
     models, against = res.models, against or res.models[0]
     diff = res.difference(models[-1], against) if len(models) > 1 else {}
-    change = lambda d: [('{:+.3f}' if np.isnan(d['low']) else '{:+.3f} [{:+.3f}, {:+.3f}]').format(d['value'], d['low'], d['high']), res.word(d)] if d else ['–', '']
+    change = lambda d: [_span(d), res.word(d)] if d else ['–', '']
     head = ['', 'n', *models, *([f'{models[-1]} − {against}', ''] if diff else [])]
     return [head, *([k, n.get(k, '0'), *(there.get((m, k), '–') for m in models), *(change(diff.get(k)) if diff else [])] for k in res.names)]
 

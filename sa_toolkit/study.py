@@ -8,7 +8,7 @@ __all__ = ['ROLES', 'ARMS', 'UNTRAINED', 'KEPT', 'SHOWN', 'topologies', 'roles',
            'scale_figure', 'reproduce']
 
 # %% ../nbs/13a_study.ipynb #4ad1a44c
-import json, time
+import hashlib, json, time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import asset
 from .results import Results, open_results, save_results
 
 # %% ../nbs/13a_study.ipynb #6d44e1cf
@@ -84,7 +83,7 @@ def cells(
     return [*first, *more, *(Cell('dual', 0, n) for n in scales)]
 
 # %% ../nbs/13a_study.ipynb #a4a38ca2
-KEPT = ('long P@L', 'medium P@L', 'all P@L', 'long P@L/5', 'Q3', 'Q8', '3Di accuracy', 'kNN purity', 'precision@1', 'perplexity', 'pseudo-perplexity', 'GB1', 'recall@') # what a file keeps
+KEPT = ('long P@L', 'medium P@L', 'all P@L', 'Q3', 'Q8', '3Di accuracy', 'kNN purity', 'precision@1', 'perplexity', 'GB1', 'recall@') # what a file keeps
 
 @dataclass
 class Study:
@@ -118,19 +117,20 @@ class Study:
         return replace(AlignConfig(**self.recipe | (ARMS[cell.arm] or {})), seed=cell.seed, **(dict(steps=cell.steps) if cell.steps else {}))
 
 # %% ../nbs/13a_study.ipynb #7fec42b8
-def untrained_states(study, examples): # folder-backed list of `Example` with other structure states
+def untrained_states(study, examples): # list of `Example` with other structure states
     "The chains' states from ProteinMPNN at random weights"
     from safetensors.numpy import load_file, save_file
     from sa_toolkit.core import atomic_write
     from sa_toolkit.pgnn import load_pgnn
-    file = study.work/f'untrained-{len(examples)}.safetensors'
+    some = list(examples)
+    key = hashlib.sha256(' '.join(e.chain.id for e in some).encode()).hexdigest()[:12]
+    file = study.work/f'untrained-{key}.safetensors'
     if not file.exists():
-        some = list(examples)
         states = load_pgnn('proteinmpnn', pretrained=False).encode([e.chain for e in some], progress=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(file, lambda p: save_file({e.chain.id: s.astype('<f2') for e,s in zip(some, states)}, p))
     held = load_file(file)
-    return [replace(e, g=held[e.chain.id].astype('<f4')) for e in examples]
+    return [replace(e, g=held[e.chain.id].astype('<f4')) for e in some]
 
 def reference(study, cell):
     "The frozen reference model, trained on the good ones of the training chains"
@@ -184,9 +184,9 @@ def run_cell(study, cell): # path of its file
     return save_results(Results({cell.arm: [got]}, [json.dumps(facts)]), file)
 
 # %% ../nbs/13a_study.ipynb #5e876a47
-def read_cells(folder=None): # list of (facts, `Results`) ; None: the published ones
-    "Result files of a study"
-    files = sorted(Path(folder or asset('study')).glob('*.parquet'))
+def read_cells(folder): # list of (facts, `Results`)
+    "Result files of a study; raises FileNotFoundError where there is none"
+    files = sorted(Path(folder).glob('*.parquet'))
     if not files: raise FileNotFoundError(f'{folder} holds no result file; `sa-toolkit reproduce DATA` makes them.')
     res = [open_results(f) for f in files]
     return [(json.loads(r.notes[0]), r) for r in res]
@@ -196,7 +196,6 @@ def side_by_side(
     read, # of `read_cells`
     test:str='', # cluster or topology: only those of the test chains; '' all
     chains:int=None, # training chains; None: the most frequent number
-    kinds:dict=None, # chain → its role; None: as the files say
 )->Results: # arms in the order of ARMS, seeds together
     "Runs on equal data, as one table"
     n = chains or Counter(f['chains'] for f,_ in read).most_common(1)[0][0]

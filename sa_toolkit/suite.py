@@ -206,5 +206,4 @@ def evaluate_models(
     suite = dataset_suite(data, split, n, tasks=tasks, scans=scans, tables=tables, seed=seed)
     new = not (out and (Path(out)/'results.parquet').exists() and set(models) <= set(open_results(Path(out)/'results.parquet').runs))
     said = [opened(data, models)] if split=='test' and new else []
-    res = compare({str(m): (lambda m=m: load_model(m)) for m in models}, suite, out, notes=said)
-    return res
+    return compare({str(m): (lambda m=m: load_model(m)) for m in models}, suite, out, notes=said)
