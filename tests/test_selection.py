@@ -1,5 +1,5 @@
 "Selection over ranks: two processes choose as one does; what was kept is counted and recorded whatever happens to the run"
-import shutil
+import math, shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def run_of(step, chains=range(12), out=None):
 
 def watch(rank, folder):
     "A run of seven steps on two ranks, five chains on one and seven on the other"
-    shares, recorder = KeptShares(cost=1), KeptRecorder(join=3)
+    shares, recorder = KeptShares(cost=math.inf), KeptRecorder(join=3)
     part = (range(5), range(5, 12))[rank]
     recorder.before_fit(run_of(0, out=folder))
     for step in range(1, 8):
@@ -179,7 +179,7 @@ def test_the_learner_s_own_choices(tmp_path):
     class Note:
         def after_step(self, learn): seen[learn.step] = learn.selected
     cfg = AlignConfig(steps=4, budget=900, max_length=100, selection='lowest') # windows of 100 residues
-    learn = Learner(Aligner(load_plm('tiny', pretrained=False), 128), examples, cfg, callbacks=[Note(), KeptShares(cost=1), KeptRecorder()], out=tmp_path).fit()
+    learn = Learner(Aligner(load_plm('tiny', pretrained=False), 128), examples, cfg, callbacks=[Note(), KeptShares(cost=math.inf), KeptRecorder()], out=tmp_path).fit()
     record = open_kept(tmp_path)
     assert record.steps == [1, 2, 3, 4]
     for step,chosen in seen.items():
