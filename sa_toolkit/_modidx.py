@@ -1193,5 +1193,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sa_toolkit.widgets.explore': ('widgets.html#explore', 'sa_toolkit/widgets.py'),
                                     'sa_toolkit.widgets.page': ('widgets.html#page', 'sa_toolkit/widgets.py'),
                                     'sa_toolkit.widgets.residue_alignment': ('widgets.html#residue_alignment', 'sa_toolkit/widgets.py'),
+                                    'sa_toolkit.widgets.script': ('widgets.html#script', 'sa_toolkit/widgets.py'),
                                     'sa_toolkit.widgets.static_view': ('widgets.html#static_view', 'sa_toolkit/widgets.py'),
                                     'sa_toolkit.widgets.top_pairs': ('widgets.html#top_pairs', 'sa_toolkit/widgets.py')}}}
