@@ -100,17 +100,16 @@ def evaluate(a):
 
 # %% ../nbs/14_cli.ipynb #39827fea
 def reproduce(a):
-    "run the study of what each part of the method brings; killed at any moment, the same command goes on"
+    "the study of what each part of the method brings: its tables and figures, or, with DATA, all of it again; killed at any moment, the same command goes on"
     from sa_toolkit.devices import use_threads
-    from sa_toolkit.study import Study, cells, parts_figure, reproduce, scale_figure, side_by_side
+    from sa_toolkit.study import Study, cells, publish, read_cells, reproduce, side_by_side
     use_threads(a.threads)
-    study = Study(a.data, a.out, model=a.model)
-    try: read = reproduce(study, cells(a.chains, a.seeds))
+    try: read = reproduce(Study(a.data, a.out, model=a.model), cells(a.chains, a.seeds)) if a.data else read_cells()
     except KeyboardInterrupt:
         print(f'\nStopped. Finished runs are kept in {a.out}. To go on, the same command again:\n  sa-toolkit {shlex.join(a.argv)}', file=sys.stderr)
         raise
     for kind in ('cluster', 'topology'): print(side_by_side(read, kind), end='\n\n')
-    for name,draw in (('parts.png', parts_figure), ('scale.png', scale_figure)): draw(read).savefig(study.out/name, dpi=150)
+    print(f'Written: {publish(read, a.out)}/tables.md, parts.png, scale.png')
 
 # %% ../nbs/14_cli.ipynb #88c4850e
 def _written(path): # what is in a file of vectors, in a line
@@ -194,7 +193,7 @@ def _evaluate_arguments(add):
 
 def _study_arguments(add):
     d = add(reproduce, out=('study', 'folder for the results'), model=('esm2-8M', 'short name, hub repository or folder'), chains=(positive(6000), 'training chains of each run'), seeds=(positive(3), 'of the arms that carry the conclusion'))
-    d.add_argument('data', metavar='DATA', help='dataset of `sa-toolkit prepare` whose chains have CATH numbers')
+    d.add_argument('data', metavar='DATA', nargs='?', help='dataset of `sa-toolkit prepare` whose chains have CATH numbers: train and measure on it; without one, the published runs are shown and nothing is trained')
     d.add_argument('--threads', type=positive, help='CPU threads; the default is one per core')
 
 # %% ../nbs/14_cli.ipynb #1c83c82b

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'ARMS', 'UNTRAINED', 'KEPT', 'SHOWN', 'topologies', 'roles', 'Cell', 'cells', 'Study', 'untrained_states',
-           'reference', 'train_cell', 'run_cell', 'read_cells', 'side_by_side', 'relative', 'parts_figure',
-           'scale_figure', 'reproduce']
+           'reference', 'train_cell', 'run_cell', 'read_cells', 'usual', 'side_by_side', 'relative', 'parts_figure',
+           'scale_figure', 'publish', 'reproduce']
 
 # %% ../nbs/13a_study.ipynb #4ad1a44c
 import hashlib, json, time
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .core import asset, atomic_write
 from .results import Results, open_results, save_results
 
 # %% ../nbs/13a_study.ipynb #6d44e1cf
@@ -28,15 +29,15 @@ def roles(
     cluster, # (n,) sequence cluster of each chain
     fit:int=150, # chains that heads and probes are fitted on
     valid:int=100, # chains of each kind to choose by
-    test:int=200, # chains of each kind to measure once
-    largest:int=40, # a topology of more chains stays in training
+    test:int=250, # chains of each kind to measure once
+    largest:int=40, # a topology of more chains, or of one, stays in training
     seed:int=0,
 )->np.ndarray: # (n,) of ROLES, or ''
     "Split chains so that no held-out cluster, and no held-out topology, is trained on"
     rng, cluster, tops = np.random.default_rng(seed), np.asarray(cluster), [topologies(c) for c in cath]
     role = np.array(['train' if t else '' for t in tops], object)
     sizes = Counter(t for s in tops for t in s)
-    pool = [t for t in (lambda x: [x[i] for i in rng.permutation(len(x))])(sorted(t for t,n in sizes.items() if n <= largest))]
+    pool = rng.permutation(sorted(t for t,n in sizes.items() if 2 <= n <= largest)).tolist()[::-1]
     for name,n in (('test topology', test), ('valid topology', valid)):
         mine = set()
         while pool and sum(bool(s) and s <= mine for s in tops) < n: mine.add(pool.pop())
@@ -66,21 +67,22 @@ class Cell:
     "One run of the study"
     arm:str
     seed:int=0
-    chains:int=6000 # training chains
+    chains:int=6000 # training chains; 0: all
     steps:int=0 # optimiser steps; 0: those of the recipe
     @property
-    def name(self): return '-'.join(filter(None, [self.arm.replace(' + ', '+').replace(', ', '-').replace(' ', '-').replace('+-', '+'), f's{self.seed}', f'n{self.chains}', self.steps and f't{self.steps}']))
+    def name(self): return '-'.join(filter(None, [self.arm.replace(' + ', '+').replace(', ', '-').replace(' ', '-').replace('+-', '+'), f's{self.seed}', f'n{self.chains or "all"}', self.steps and f't{self.steps}']))
 
 def cells(
     chains:int=6000,
     seeds:int=3, # of the arms that carry the conclusion
-    scales=(250, 1000, 3000), # chains of further runs of `dual`
+    scales=(250, 1000, 3000, 0), # chains of further runs of `dual`; 0: all
+    steps=(150, 300), # optimiser steps of further runs of `dual`
 )->list: # of `Cell`, the most telling first
     "What a study consists of"
     main = 'base', 'MLM only', 'dual', 'dual + selection'
     first = [Cell(a, 0, chains) for a in (*main, *(a for a in ARMS if a not in main))]
     more = [Cell(a, s, chains) for s in range(1, seeds) for a in main[1:]]
-    return [*first, *more, *(Cell('dual', 0, n) for n in scales)]
+    return [*first, *more, *(Cell('dual', 0, n) for n in scales), *(Cell('dual', 0, chains, n) for n in steps)]
 
 # %% ../nbs/13a_study.ipynb #a4a38ca2
 KEPT = ('long P@L', 'medium P@L', 'all P@L', 'Q3', 'Q8', '3Di accuracy', 'kNN purity', 'precision@1', 'perplexity', 'GB1', 'recall@') # what a file keeps
@@ -92,7 +94,7 @@ class Study:
     out:Path # folder of the result files
     work:Path=None # checkpoints and what is computed once; None: `work` in out
     model:str='esm2-8M'
-    recipe:dict=field(default_factory=dict) # of `AlignConfig`, in place of its defaults
+    recipe:dict=field(default_factory=lambda: dict(steps=600)) # of `AlignConfig`, in place of its defaults; 600 steps are an epoch of 6,000 chains
     good:str='resolution(2.0) & r_free(0.2)' # chains of the reference model
     role:np.ndarray=None # of each chain; None: `roles`
     tasks:tuple=('contacts','pairs','probes','retrieval','language','mutations','crossmodal') # of `suite`
@@ -110,7 +112,7 @@ class Study:
     def pick(self, which, n=None, longest=10**6): # chains of some roles; fewer are the first of more, in a seeded order
         ds = self.dataset
         rows = np.flatnonzero(np.isin(self.role, which) & (ds.lengths <= longest))
-        return ds[np.sort(np.random.default_rng(1).permutation(rows)[:n])]
+        return ds[np.sort(np.random.default_rng(1).permutation(rows)[:n or None])]
 
     def config(self, cell):
         from sa_toolkit.aligner import AlignConfig
@@ -120,7 +122,6 @@ class Study:
 def untrained_states(study, examples): # list of `Example` with other structure states
     "The chains' states from ProteinMPNN at random weights"
     from safetensors.numpy import load_file, save_file
-    from sa_toolkit.core import atomic_write
     from sa_toolkit.pgnn import load_pgnn
     some = list(examples)
     key = hashlib.sha256(' '.join(e.chain.id for e in some).encode()).hexdigest()[:12]
@@ -132,21 +133,20 @@ def untrained_states(study, examples): # list of `Example` with other structure 
     held = load_file(file)
     return [replace(e, g=held[e.chain.id].astype('<f4')) for e in some]
 
-def reference(study, cell):
-    "The frozen reference model, trained on the good ones of the training chains"
+def reference(study, cell): # `Aligner`, frozen
+    "The reference model, trained once on the good ones of the training chains"
     from sa_toolkit.filters import Filter
     from sa_toolkit.plm import load_plm
-    from sa_toolkit.reference import train_reference
+    from sa_toolkit.reference import reference_chains, train_reference
     from sa_toolkit.saving import Checkpoint
     from sa_toolkit.share import load_aligned, save_aligned
     from sa_toolkit.train import Progress
     folder = study.work/f'reference-n{cell.chains}'
     if not (folder/'model'/'alignment.safetensors').exists():
-        train = study.pick('train', cell.chains)
-        good = train[np.asarray(Filter.parse(study.good)(train.table))]
-        print(f'Reference model: {len(good):,} of {len(train):,} training chains pass {study.good}')
-        cfg = replace(study.config(Cell('dual')), seed=0)
-        ref = train_reference(load_plm(study.model), good, cfg, [Checkpoint(folder/'checkpoint.pt'), Progress('reference')])
+        train, valid = reference_chains(study.pick('train', cell.chains), Filter.parse(study.good))
+        print(f'Reference model: {len(train):,} chains pass {study.good}, {len(valid):,} more choose its step')
+        cfg = study.config(Cell('dual'))
+        ref = train_reference(load_plm(study.model), train, replace(cfg, eval_every=max(1, cfg.steps//5)), [Checkpoint(folder/'checkpoint.pt'), Progress('reference')], valid, folder)
         save_aligned(ref, folder/'model', f'reference model from {study.model}')
     return load_aligned(folder/'model')
 
@@ -160,12 +160,12 @@ def train_cell(study, cell): # `Aligner`, and facts of the training
     train, cfg = study.pick('train', cell.chains), study.config(cell)
     if cell.arm==UNTRAINED: train = untrained_states(study, train)
     model = Aligner(load_plm(study.model), train[0].g.shape[1], len(load_tokenizer().alphabet), cell.seed)
-    if not ARMS[cell.arm]: return model, dict(seconds=0., steps=0, residues=0)
+    if not ARMS[cell.arm]: return model, dict(chains=0, steps=0, seconds=0., residues=0)
     ref = reference(study, cell) if cfg.selection=='excess' else None
     folder = study.work/cell.name
     learn = Learner(model, train, cfg, ref, [Checkpoint(folder/'checkpoint.pt'), Progress(cell.name)]).fit()
     last = learn.history[-max(1, cfg.steps//20):]
-    facts = dict(seconds=sum(h['seconds'] for h in learn.history), steps=learn.step, residues=sum(h['residues'] for h in learn.history), settings=asdict(cfg))
+    facts = dict(chains=len(train), steps=learn.step, seconds=sum(h['seconds'] for h in learn.history), residues=sum(h['residues'] for h in learn.history), settings=asdict(cfg))
     return model, facts | {k: float(np.mean([h[k] for h in last])) for k in ('mlm','physical','latent','scale')}
 
 def run_cell(study, cell): # path of its file
@@ -178,32 +178,35 @@ def run_cell(study, cell): # path of its file
     model, facts = train_cell(study, cell)
     suite = Suite(list(study.pick('fit', longest=200)), test, tasks=study.tasks)
     got = [m for m in evaluate(model.plm if cell.arm=='base' else model, suite) if m.name.startswith(KEPT) or 'precision@1' in m.name]
-    facts |= dict(arm=cell.arm, seed=cell.seed, chains=cell.chains, wall=time.perf_counter()-start, model=str(model.plm.weights))
+    facts |= dict(arm=cell.arm, seed=cell.seed, wall=time.perf_counter()-start, model=str(model.plm.weights))
     facts['kind'] = {i: r.split()[1] for i,r in zip(study.dataset.ids, study.role) if r.startswith('test')}
     study.out.mkdir(parents=True, exist_ok=True)
     return save_results(Results({cell.arm: [got]}, [json.dumps(facts)]), file)
 
 # %% ../nbs/13a_study.ipynb #5e876a47
-def read_cells(folder): # list of (facts, `Results`)
+def read_cells(
+    folder=None, # of result files; None: those that come with the package
+)->list: # of (facts, `Results`)
     "Result files of a study; raises FileNotFoundError where there is none"
-    files = sorted(Path(folder).glob('*.parquet'))
+    files = sorted(Path(folder or asset('study')).glob('*.parquet'))
     if not files: raise FileNotFoundError(f'{folder} holds no result file; `sa-toolkit reproduce DATA` makes them.')
     res = [open_results(f) for f in files]
     return [(json.loads(r.notes[0]), r) for r in res]
 
 # %% ../nbs/13a_study.ipynb #6ae0b323
+def usual(read): return Counter((f['chains'],f['steps']) for f,_ in read if f['steps']).most_common(1)[0][0] # chains and steps of most runs
+
 def side_by_side(
     read, # of `read_cells`
     test:str='', # cluster or topology: only those of the test chains; '' all
-    chains:int=None, # training chains; None: the most frequent number
 )->Results: # arms in the order of ARMS, seeds together
     "Runs on equal data, as one table"
-    n = chains or Counter(f['chains'] for f,_ in read).most_common(1)[0][0]
-    some = [(f, r) for f,r in read if f['chains'] in (n, 0) or f['arm']=='base']
+    most = usual(read)
+    some = [(f, r) for f,r in read if f['arm']=='base' or (f['chains'],f['steps'])==most]
     keep = lambda m, f: [not test or f['kind'].get(i, test)==test for i in m.ids]
     cut = lambda m, f: replace(m, ids=[i for i,k in zip(m.ids, keep(m, f)) if k], rows=m.rows[keep(m, f)])
     runs = {a: [[cut(m, f) for m in r.runs[a][0]] for f,r in sorted(some, key=lambda x: x[0]['seed']) if f['arm']==a] for a in ARMS}
-    note = f'{n:,} training chains' + (f'; test chains of unseen {dict(cluster="sequence clusters", topology="CATH topologies")[test]}' if test else '')
+    note = f'{most[0]:,} training chains, {most[1]:,} steps' + (f'; test chains of unseen {dict(cluster="sequence clusters", topology="CATH topologies")[test]}' if test else '')
     return Results({a: s for a,s in runs.items() if s}, [note])
 
 # %% ../nbs/13a_study.ipynb #e4c4e7ff
@@ -234,18 +237,37 @@ def parts_figure(read): # of `read_cells`; a matplotlib figure
 
 # %% ../nbs/13a_study.ipynb #1a3dbf3c
 def scale_figure(read, arm='dual'): # a matplotlib figure
-    "Gain of one arm against the number of training chains"
+    "Gain of one arm against the number of training chains, and of steps"
     import matplotlib.pyplot as plt
-    base, of = [r for f,r in read if f['arm']=='base'][0], {f['chains']: r for f,r in sorted(read, key=lambda x: -x[0]['seed']) if f['arm']==arm}
-    fig, ax = plt.subplots(figsize=(5, 3.2), layout='constrained')
-    for (name,title),color in zip(SHOWN.items(), ('#0072B2','#D55E00','#009E73')):
-        at = {n: relative(base+of[n], arm, 'base', name) for n in sorted(of)}
-        at = {n: x for n,x in at.items() if x}
-        y, low, high = np.array(list(at.values())).reshape(-1, 3).T
-        ax.errorbar(list(at), y, yerr=[(y-low).clip(0), (high-y).clip(0)], fmt='o-', ms=4, c=color, label=title)
-    ax.set(xscale='log', xlabel='training chains', ylabel='change against base, %')
-    ax.legend(frameon=False, fontsize=8)
+    base, most = next(r for f,r in read if f['arm']=='base'), usual(read)
+    of = {(f['chains'],f['steps']): r for f,r in sorted(read, key=lambda x: -x[0]['seed']) if f['arm']==arm}
+    fig, axs = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout='constrained')
+    for k,(ax,what) in enumerate(zip(axs, ('training chains','optimiser steps'))):
+        line = {x[k]: r for x,r in sorted(of.items()) if x[1-k]==most[1-k]}
+        for (name,title),color in zip(SHOWN.items(), ('#0072B2','#D55E00','#009E73')):
+            at = {n: x for n,r in line.items() if (x := relative(base+r, arm, 'base', name))}
+            y, low, high = np.array(list(at.values())).reshape(-1, 3).T
+            ax.errorbar(list(at), y, yerr=[(y-low).clip(0), (high-y).clip(0)], fmt='o-', ms=4, c=color, label=title)
+        ax.set(xscale='log', xlabel=f'{what}, at {most[1-k]:,} {("steps","chains")[k]}', xticks=list(line), xticklabels=[f'{n:,}' for n in line])
+        ax.minorticks_off()
+    axs[0].set_ylabel('change against base, %')
+    axs[0].legend(frameon=False, fontsize=8)
     return fig
+
+# %% ../nbs/13a_study.ipynb #f0a1da81
+def publish(
+    read, # of `read_cells`
+    out, # folder
+)->Path:
+    "Write tables and figures of a study; nothing is trained"
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = '\n\n'.join(f'## {title}\n\n{side_by_side(read, k).to_markdown()}' for k,title in dict(cluster='Unseen sequence clusters', topology='Unseen CATH topologies').items())
+    atomic_write(out/'tables.md', lambda p: p.write_text(text, encoding='utf-8'))
+    for name,draw in (('parts', parts_figure), ('scale', scale_figure)):
+        fig = draw(read)
+        atomic_write(out/f'{name}.png', lambda p, f=fig: f.savefig(p, dpi=150, format='png'))
+    return out
 
 # %% ../nbs/13a_study.ipynb #efa45ad3
 def reproduce(
