@@ -55,9 +55,8 @@ def read_inputs(
     if recipe.strict:
         report += [report_line(c.source, c.id, 'refused', '; '.join(c.audit.objections)) for c in chains if c.audit.objections]
         chains = [c for c in chains if not c.audit.objections]
-    good = Filter.parse(recipe.filter).truth(chains) if recipe.filter and chains else [1]*len(chains)
-    why = {-1:recipe.filter, 0:f'{recipe.filter}: not known'}
-    return [c for c,g in zip(chains, good) if g>0], report + [report_line(c.source, c.id, 'filtered', why[int(g)]) for c,g in zip(chains, good) if g<1]
+    why = Filter.parse(recipe.filter).why(chains) if recipe.filter and chains else ['']*len(chains)
+    return [c for c,w in zip(chains, why) if not w], report + [report_line(c.source, c.id, 'filtered', w) for c,w in zip(chains, why) if w]
 
 # %% ../nbs/06d_build.ipynb #ff467caf
 @lru_cache

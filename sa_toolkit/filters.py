@@ -52,7 +52,8 @@ class Filter:
         text:str, # the expression
         truth, # data → (n,) int8: 1 yes, 0 unknown, -1 no
         binds:int=4, # how tightly the text holds together: 1 |, 2 &, 3 ~, 4 a call
-    ): self.text, self.truth, self.binds = text, truth, binds
+        parts:tuple=(), # filters that all have to answer yes; empty: this one
+    ): self.text, self.truth, self.binds, self.parts = text, truth, binds, parts or (self,)
 
     def __call__(self, data): return self.truth(data) > 0 # (n,) bool
     def __and__(self, other): return _join(self, other, '&', np.minimum, 2)
@@ -69,12 +70,17 @@ class Filter:
         t = self.truth(data)
         return dict(passed=int((t>0).sum()), failed=int((t<0).sum()), unknown=int((t==0).sum()))
 
+    def why(self, data): # (n,) of str, '' where a chain passes
+        "What keeps each chain out: the parts that it fails, and those that cannot be judged"
+        said = [[{1:'', 0:f'{p}: not known', -1:p.text}[int(x)] for x in p.truth(data)] for p in self.parts]
+        return ['; '.join(filter(None, s)) for s in zip(*said)]
+
 # %% ../nbs/06_filters.ipynb #2f987a0f
 def _inner(f, binds): return f'({f})' if f.binds < binds else f.text
 
 def _join(a, b, sign, rule, binds):
     if not isinstance(b, Filter): raise TypeError(f'{a} {sign} {b!r}: both sides must be filters.')
-    return Filter(f'{_inner(a, binds)} {sign} {_inner(b, binds)}', lambda data: rule(a.truth(data), b.truth(data)), binds)
+    return Filter(f'{_inner(a, binds)} {sign} {_inner(b, binds)}', lambda data: rule(a.truth(data), b.truth(data)), binds, (*a.parts, *b.parts) if sign=='&' else ())
 
 # %% ../nbs/06_filters.ipynb #daa71ec8
 def _limit(name, x, lo, hi, hint=''):
