@@ -176,8 +176,9 @@ def _align_arguments(add):
     d.add_argument('--tensorboard', action='store_true', help='write for TensorBoard, too')
     d.add_argument('--device', help='cpu, cuda, cuda:1; the default is the GPU if there is one')
     d.add_argument('--threads', type=positive, help='CPU threads; the default is one per core')
-    g = d.add_argument_group('settings')
+    groups = dict(steps='size of a step and of the run', lr='learning', mlm='what is learnt', precision='how it runs') # by their first setting
     for k,(kind,default,text) in settings(AlignConfig).items():
+        if k in groups: g = d.add_argument_group(groups[k])
         how = dict(action=argparse.BooleanOptionalAction, default=default) if kind is bool else dict(type=kind, default=default)
         g.add_argument(f'--{k.replace("_", "-")}', help=text.replace('%', '%%'), **how)
 
@@ -210,13 +211,19 @@ def _model_arguments(add):
     d.add_argument('which', nargs='?', metavar='NAME', help='weights to find, and to fetch where they are not here: short name, hub repository, folder')
 
 # %% ../nbs/14_cli.ipynb #84dc3d2e
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Says a default where there is one to say"
+    def _get_help_string(self, action):
+        switch = action.nargs==0 and not isinstance(action, argparse.BooleanOptionalAction)
+        return action.help if switch or any(action.default is x for x in (None, '', False)) else super()._get_help_string(action)
+
 def parser():
     "Arguments of every command"
     p = argparse.ArgumentParser('sa-toolkit', description='Make a protein language model aware of structure, and see what that did.')
     p.add_argument('--version', action='version', version=__version__)
     sub = p.add_subparsers(dest='command', required=True)
     def add(fn, **args):
-        s = sub.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        s = sub.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=_Help)
         for k,(default,text) in args.items(): s.add_argument(f'--{k.replace("_", "-")}', default=default, type=type(default), help=text)
         s.add_argument('--debug', action='store_true', help='show tracebacks')
         s.set_defaults(run=fn)
