@@ -96,7 +96,7 @@ def evaluate(a):
     print(few)
     if left := len(res.names)-len(few.names): print(f'{left} more measures ' + (f'are in {a.out}/results.html' if a.out else 'with --out FOLDER'))
     for b in res.models[1:-1]: print('\n  '.join([f'\n{res.models[-1]} minus {b} (paired):', *few.verdict(res.models[-1], b)]))
-    if a.out: print(f'\nWritten: {a.out}/results.html, .md, .parquet')
+    if a.out: print(f'\nWritten: {a.out}/results.html, .md, .png, .parquet')
 
 # %% ../nbs/14_cli.ipynb #39827fea
 def reproduce(a):

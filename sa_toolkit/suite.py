@@ -25,6 +25,7 @@ from .results import Results, open_results, save_results
 from .retrieval import cross_modal, fold_retrieval
 from .shards import open_dataset
 from .tokens import load_tokenizer
+from .viz import results_figure
 
 # %% ../nbs/12f_suite.ipynb #9dfe4e40
 TASKS = dict(contacts='precision of contacts from attention, own head and refitted head', pairs='precision of contacts by a probe of frozen states', probes='secondary structure and structural token by linear probes; purity of neighbours',
@@ -132,7 +133,7 @@ def evaluate(
 def compare(
     models:dict, # name → pLM, `Aligner` or function that makes one, so that one at a time is in memory
     suite:Suite,
-    out=None, # folder for results.parquet, .html and .md; None keeps no file
+    out=None, # folder for results.parquet, .html, .md and .png; None keeps no file
     progress:bool=True,
     notes=(), # sentences to go below the table
 )->Results: # the first is what others are compared with
@@ -150,11 +151,14 @@ def compare(
 def _note(s): return f'{", ".join(s.tasks)} of {len(s.test)} chains of the {s.split} split; heads and probes fitted on {len(s.train)} other chains; seed {s.seed} (suite {s.key})'
 
 def report(res, out): # folder
-    "Write results.parquet with every row, results.html and results.md with the table"
+    "Write results.parquet with every row, results.html and .md with the table, results.png with what changed"
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     page = f'<!doctype html><meta charset="utf-8"><title>Results</title><style>{_STYLE}</style>{res._repr_html_()}'
     for name,text in (('results.html', page), ('results.md', res.to_markdown())): atomic_write(out/name, lambda p, t=text: p.write_text(t, encoding='utf-8'))
+    if len(res.models) > 1:
+        fig = results_figure(res)
+        atomic_write(out/'results.png', lambda p: fig.savefig(p, dpi=150, format='png'))
     save_results(res, out/'results.parquet')
     return out
 

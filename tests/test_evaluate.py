@@ -112,7 +112,7 @@ def test_the_command_measures_prints_and_goes_on(data, tiny, tmp_path, capsys):
     assert main(args) == 0
     text, made = capsys.readouterr().out, open_results(tmp_path/'out'/'results.parquet')
     assert 'perplexity' in text and 'valid split' in text and 'more measures are in' in text and 'too small to judge' in text
-    assert made.models == ['tiny', str(tmp_path/'run')] and len(made.names) == 25 and {p.name for p in (tmp_path/'out').iterdir()} == {'results.parquet', 'results.html', 'results.md'}
+    assert made.models == ['tiny', str(tmp_path/'run')] and len(made.names) == 25 and {p.name for p in (tmp_path/'out').iterdir()} == {'results.parquet', 'results.html', 'results.md', 'results.png'}
     before = (tmp_path/'out'/'results.parquet').stat().st_mtime_ns
     assert main(args) == 0 and (tmp_path/'out'/'results.parquet').stat().st_mtime_ns == before
     assert main([*args[:4], '--tasks', 'language', '--out', str(tmp_path/'out')]) == 1 and 'another suite' in capsys.readouterr().err
