@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'ARMS', 'UNTRAINED', 'KEPT', 'SHOWN', 'topologies', 'roles', 'Cell', 'cells', 'Study', 'untrained_states',
-           'reference', 'train_cell', 'run_cell', 'read_cells', 'usual', 'side_by_side', 'relative', 'parts_figure',
-           'scale_figure', 'publish', 'reproduce']
+           'reference', 'train_cell', 'run_cell', 'read_cells', 'usual', 'side_by_side', 'changes', 'relative',
+           'parts_figure', 'scale_figure', 'publish', 'reproduce']
 
 # %% ../nbs/13a_study.ipynb #4ad1a44c
 import hashlib, json, time
@@ -209,9 +209,22 @@ def side_by_side(
     note = f'{most[0]:,} training chains, {most[1]:,} steps' + (f'; test chains of unseen {dict(cluster="sequence clusters", topology="CATH topologies")[test]}' if test else '')
     return Results({a: s for a,s in runs.items() if s}, [note])
 
-# %% ../nbs/13a_study.ipynb #e4c4e7ff
+# %% ../nbs/13a_study.ipynb #1b3d5b29
 SHOWN = {'long P@L (pair probe)': 'long-range contacts, probe of frozen states', 'long P@L (refitted head)': 'long-range contacts, attention, refitted head', '3Di accuracy': '3Di tokens, linear probe'}
 
+def changes(
+    res:Results, # of `side_by_side`
+    names=None, # of measures; None: those of the figures, perplexity and mutations
+    against:str='base',
+)->list: # of dicts: arm, measure, value, percent, low, high, p, what may be said
+    "Relative change of every arm"
+    names = names or (*SHOWN, 'perplexity', *(k for k in res.names if k.startswith('GB1')))
+    def row(a, k, d):
+        base = np.mean([m.value() for m in res.get(against, k)])
+        return dict(arm=a, measure=k, value=base+d['value'], **{w: 100*d[x]/abs(base) for w,x in (('percent','value'), ('low','low'), ('high','high'))}, p=d['p'], said=res.word(d))
+    return [row(a, k, d) for a in res.models if a!=against for k,d in res.difference(a, against).items() if k in names]
+
+# %% ../nbs/13a_study.ipynb #e4c4e7ff
 def relative(res, a, b, name): # value, low, high in percent of b; None where one was not measured
     d, base = res.difference(a, b).get(name), res.get(b, name)
     return d and tuple(100*d[k]/np.mean([m.value() for m in base]) for k in ('value','low','high'))
