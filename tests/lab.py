@@ -143,11 +143,11 @@ def change_theme(page, name):
     page.wait_for_timeout(1500)
 
 
-def bring(view):
+def bring(view, part='.sa-map'):
     "Scroll to a view; JupyterLab lays out only the cells that are on the screen"
     view.evaluate("root => { const box = root.getBoundingClientRect(); if (!box.height || box.top < 0 || box.bottom > innerHeight)"
         " (root.closest('.jp-Cell') ?? root).scrollIntoView({ block: 'end' }); }")
-    view.locator('.sa-map').wait_for()
+    view.locator(part).wait_for()
     view.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 

@@ -1,5 +1,8 @@
 "Views in a real JupyterLab and as files: clicked, pointed at, steered from Python, photographed"
 
+import json
+import math
+
 import lab as driver
 import pytest
 
@@ -8,7 +11,7 @@ pytestmark = pytest.mark.skipif(bool(reason), reason=reason or '')
 
 SETUP = '''
 import numpy as np
-from sa_toolkit.core import example_chains, make_chain
+from sa_toolkit.core import asset, example_chains, make_chain
 from sa_toolkit.widgets import LinkedView, compare_models, explore, residue_alignment
 whole = next(c for c in example_chains() if 90 < len(c) < 160 and c.resolved.all())
 hidden = (np.arange(len(whole)) > 40) & (np.arange(len(whole)) < 47)
@@ -26,7 +29,10 @@ def server(tmp_path_factory):
     driver.write_notebook(root/'explore.ipynb', SETUP, 'view = explore(chain, guess(3, 0))\nview', 'view')
     driver.write_notebook(root/'static.ipynb', SETUP, 'compare_models(chain, guess(9, 1), guess(4, 2)).static()')
     driver.write_notebook(root/'others.ipynb', SETUP, 'compared = compare_models(chain, guess(9, 1), guess(4, 2))\ncompared',
-        'score = np.where(hidden, np.nan, guess(4, 3).mean(1))\naligned = residue_alignment(chain, score, np.cos(distance/6))\naligned')
+        'score = np.where(hidden, np.nan, guess(4, 3).mean(1))\naligned = residue_alignment(chain, score, np.cos(distance/6))\naligned',
+        'from sa_toolkit.mutation_view import explore_mutations\ntable = np.random.default_rng(0).normal(-1, 1, (len(chain), 20))\nmutated = explore_mutations(chain, table)\nmutated')
+    driver.write_notebook(root/'many.ipynb', SETUP + 'real, LinkedView.png = LinkedView.png, lambda self: b""', # thirty pictures would be most of the time
+        'views = [explore("1UBI") for _ in range(30)]', 'display(*views)')
     with driver.lab(root, tmp_path_factory.mktemp('home')) as url: yield url
 
 
@@ -46,6 +52,92 @@ def click_residue(page, view):
         page.wait_for_timeout(200)
         if view.get_attribute('data-selection') != before: return int(view.get_attribute('data-selection')), i
     raise AssertionError('No click on the structure selected a residue.')
+
+
+def choose(view, **controls):
+    "Move the controls of a view as a user does"
+    for name, value in controls.items():
+        if name in ('map', 'range'): view.locator('.sa-control select').nth(0 if name=='map' else -1).select_option(value)
+        elif name=='threshold':
+            view.locator('.sa-control input[type=range]').evaluate("(input, value) => { input.value = value; for (const name of ['input', 'change']) input.dispatchEvent(new Event(name)); }", value)
+        else: view.locator('.sa-control', has_text=name).locator('input').set_checked(value)
+
+
+def agrees(page, view, name='view'):
+    "Python has heard where the controls stand"
+    for _ in range(50):
+        if json.loads(driver.python(page, f'import json; print(json.dumps({name}.controls))')) == json.loads(view.get_attribute('data-controls')): return
+        page.wait_for_timeout(200)
+    raise AssertionError(f'{name}.controls in Python is not what the browser shows.')
+
+
+def marks_in_browser(view):
+    return view.evaluate("root => root.parentElement.__saView.state.reading.marks.map(({ name, pairs }) => [name, pairs.map(([i, j]) => [i, j])])")
+
+
+def steers(page, view):
+    "Range, threshold and map: what the browser computes is what Python computes"
+    for name, threshold in (('all', 0), ('short', .3), ('medium', 0), ('long', .15)):
+        choose(view, range=name, threshold=threshold)
+        agrees(page, view)
+        got = json.loads(driver.python(page, "import json\nfrom sa_toolkit.evaluate import RANGES, precision_at\n"
+            f"print(json.dumps([precision_at(guess(3, 0), chain.contacts(), 'L', *RANGES['{name}'], resolved=chain.resolved), view.controls, [[m['name'], m['pairs']] for m in view.still['marks']]]))"))
+        shown = view.evaluate("root => root.parentElement.__saView.state.reading.precision[0]")
+        assert shown == got[0] and f'P@L {got[0]:.2f}' in view.locator('.sa-tally').inner_text(), name
+        assert got[1]['range'] == name and math.isclose(got[1]['threshold'], threshold) and got[2] == marks_in_browser(view) and got[2][0][1]
+    pictures = set()
+    for mode in ('both', 'predicted', 'true', 'difference'):
+        choose(view, map=mode)
+        pictures.add(view.locator('.sa-map-image').evaluate('canvas => canvas.toDataURL()'))
+    assert len(pictures) == 4
+    page.wait_for_timeout(300)
+    shapes = "root => root.parentElement.__saView.scene.viewer.shapes.filter(Boolean).length"
+    before = view.evaluate(shapes)
+    choose(view, contacts=False)
+    page.wait_for_function(f"([root, before]) => ({shapes})(root) < before", arg=[view.element_handle(), before])
+    driver.python(page, "view.controls = dict(range='long', threshold=.25)")
+    page.wait_for_function("root => JSON.parse(root.dataset.controls).threshold === 0.25", arg=view.element_handle())
+    assert view.locator('.sa-control select').nth(1).input_value() == 'long' and view.locator('.sa-output').inner_text() == '0.25'
+
+
+def listed(page, view):
+    "Gained and lost contacts are drawn, listed, and picked by a click on the list"
+    driver.bring(view)
+    marks, lines = marks_in_browser(view), view.evaluate("root => root.parentElement.__saView.state.lines.flatMap(mark => mark.pairs).length")
+    assert lines == sum(len(pairs) for _, pairs in marks) > 0 and view.locator('.sa-pair').count() == lines
+    assert view.evaluate("root => root.parentElement.__saView.scene.viewer.shapes.filter(Boolean).length") >= 2
+    view.locator('.sa-pair').nth(1).click()
+    follows(page, view, marks[0][1][1])
+    driver.python_has(page, marks[0][1][1], 'compared')
+    choose(view, range='long')
+    agrees(page, view, 'compared')
+    python = json.loads(driver.python(page, "import json\nprint(json.dumps([[m['name'], m['pairs']] for m in compared.still['marks'][1:]]))"))
+    assert python == marks_in_browser(view) != marks and 'gained' in view.locator('.sa-tally').inner_text()
+    choose(view, range='all')
+
+
+def substitutes(page, view, shots):
+    "A cell of the heat map is read, picked and stepped through"
+    driver.bring(view, '.sa-heat-map')
+    i, letter = 47, 'V' # the second row
+    box, n = view.locator('.sa-heat-map').bounding_box(), view.locator('.sa-letter').count()
+    x, y = box['x'] + (i+.5)/n*box['width'], box['y'] + 18
+    page.mouse.move(x, y)
+    expected = driver.python(page, f"from sa_toolkit.views import residue_names\nprint(f'{{residue_names(chain)[{i}]}}{letter} {{table[{i},17]:.2f}}')").replace('-', '\u2212')
+    assert view.locator('.sa-readout').inner_text().startswith(expected)
+    page.mouse.click(x, y)
+    follows(page, view, [i])
+    driver.python_has(page, [i], 'mutated')
+    assert driver.python(page, 'print(mutated.letter)') == letter
+    page.keyboard.press('ArrowDown')
+    page.keyboard.press('ArrowRight')
+    follows(page, view, [i+1])
+    assert driver.python(page, 'print(mutated.letter)') == 'I'
+    driver.python(page, "mutated.selection, mutated.letter = [10], 'W'")
+    follows(page, view, [10])
+    view.locator('.sa-letter').nth(30).click()
+    driver.python_has(page, [30], 'mutated')
+    view.screenshot(path=shots/'mutated_light.png')
 
 
 def test_explore_in_jupyterlab(server, shots):
@@ -89,6 +181,8 @@ def test_explore_in_jupyterlab(server, shots):
         letters.nth(43).hover()
         assert 'unresolved' in view.locator('.sa-readout').inner_text() and 'sa-missing' in letters.nth(43).get_attribute('class')
         letters.nth(0).hover()
+
+        steers(page, view)
         driver.change_theme(page, 'JupyterLab Dark')
         view.screenshot(path=shots/'explore_dark.png')
         page.screenshot(path=shots/'lab_dark.png')
@@ -97,9 +191,10 @@ def test_explore_in_jupyterlab(server, shots):
         driver.bring(again)
         page.wait_for_function("document.querySelectorAll('.sa-view[data-ready=structure]').length === 2")
         follows(page, again, [20, 30])
+        assert json.loads(again.get_attribute('data-controls')) == json.loads(view.get_attribute('data-controls'))
         page.evaluate("window.scenes = [...document.querySelectorAll('.sa-view')].map(view => view.parentElement.__saView.scene)")
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-        page.wait_for_function('window.scenes.length === 2 && window.scenes.every(scene => !scene.viewer.getModel()?.selectedAtoms({}).length)')
+        page.wait_for_function('window.scenes.length === 2 && window.scenes.every(scene => !scene.viewer)')
         assert page.outside == [] and page.errors == []
 
 
@@ -107,19 +202,18 @@ def test_compare_and_alignment_in_jupyterlab(server, shots):
     with driver.browse(size=(1400, 1700)) as page:
         driver.open_notebook(page, server, 'others.ipynb')
         driver.change_theme(page, 'JupyterLab Light')
-        compared, aligned = (page.locator('.sa-view').nth(k) for k in range(2))
-        for view in (compared, aligned):
+        compared, aligned, mutated = (page.locator('.sa-view').nth(k) for k in range(3))
+        for view in (compared, aligned, mutated):
             view.wait_for(state='attached', timeout=60_000)
-            driver.bring(view)
+            driver.bring(view, '.sa-scene')
             page.wait_for_function("view => view.dataset.ready === 'structure'", arg=view.element_handle(), timeout=60_000)
         for view, name in ((compared, 'compared'), (aligned, 'aligned')):
             driver.click_pair(page, view, 10, 70)
             follows(page, view, [10, 70])
             driver.python_has(page, [10, 70], name)
             view.screenshot(path=shots/f'{name}_light.png')
-        lines = compared.evaluate("root => root.parentElement.__saView.data.marks.filter(mark => mark.line).flatMap(mark => mark.pairs).length")
-        shown = compared.evaluate("root => root.parentElement.__saView.scene.viewer.shapes?.length ?? -1")
-        assert lines > 0 and shown >= lines
+        listed(page, compared)
+        substitutes(page, mutated, shots)
         driver.python(page, 'import traitlets; link = traitlets.link((compared, "selection"), (aligned, "selection")); compared.selection = [5]')
         follows(page, compared, [5])
         follows(page, aligned, [5])
@@ -127,6 +221,69 @@ def test_compare_and_alignment_in_jupyterlab(server, shots):
         for view, name in ((compared, 'compared'), (aligned, 'aligned')):
             driver.bring(view)
             view.screenshot(path=shots/f'{name}_dark.png')
+        driver.bring(mutated, '.sa-scene')
+        mutated.screenshot(path=shots/'mutated_dark.png')
+        assert page.outside == [] and page.errors == []
+
+
+FIRST = """() => {
+    const { content } = window.jupyterapp.shell.currentWidget, cell = content.widgets[2], start = performance.now();
+    window.first = undefined;
+    new MutationObserver((_, watch) => {
+        if (!document.querySelector('.sa-view[data-ready=structure]')) return;
+        window.first = performance.now() - start;
+        watch.disconnect();
+    }).observe(document.body, { subtree: true, childList: true, attributeFilter: ['data-ready'] });
+    content.activeCellIndex = 2;
+    cell.node.scrollIntoView();
+    cell.model.sharedModel.setSource('explore("1UBI")');
+    window.jupyterapp.commands.execute('notebook:run-cell');
+}"""
+
+
+def test_many_views_and_the_first_picture(server):
+    "Thirty views in one notebook draw in one context and are let go when outputs are cleared; then one is timed from `explore` to the drawn structure"
+    with driver.browse(size=(1000, 900)) as page:
+        said = []
+        page.on('console', lambda m: said.append(m.text))
+        driver.open_notebook(page, server, 'many.ipynb', run=False)
+        small = page.add_style_tag(content='.sa-view { --sa-size: 200px !important; }') # thirty large ones take a minute to draw without a GPU
+        assert page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        views = page.locator('.sa-view')
+        page.wait_for_function("document.querySelectorAll('.sa-view').length === 30", timeout=60_000)
+        for k in range(30):
+            views.nth(k).scroll_into_view_if_needed()
+            page.wait_for_function("view => view.dataset.ready === 'structure'", arg=views.nth(k).element_handle(), timeout=30_000)
+        last = views.nth(29)
+        driver.python(page, 'views[29].selection = [40]')
+        follows(page, last, [40])
+        assert driver.accent_pixels(last.locator('.sa-scene').screenshot()) > 20
+        assert not [s for s in said if 'webgl' in s.lower() or 'context' in s.lower()], said
+        page.evaluate("window.refs = [...document.querySelectorAll('.sa-view')].map(view => new WeakRef(view.parentElement.__saView.scene.viewer))")
+        assert page.evaluate('window.refs.filter(ref => ref.deref()).length') == 30
+        clear = "window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')"
+        page.evaluate(clear)
+        page.wait_for_function("!document.querySelector('.sa-view')")
+        tool = page.context.new_cdp_session(page)
+        for _ in range(20):
+            tool.send('HeapProfiler.collectGarbage')
+            held = page.evaluate('window.refs.filter(ref => ref.deref()).length')
+            if not held: break
+            page.wait_for_timeout(250)
+        assert not held, f'{held} of 30 viewers are held after their outputs were cleared'
+
+        small.evaluate('node => node.remove()')
+        driver.python(page, 'LinkedView.png = real\nexplore("1UBI").png()')
+        spent = []
+        for _ in range(3):
+            page.evaluate(clear)
+            page.evaluate(FIRST)
+            page.wait_for_function('window.first', timeout=30_000)
+            spent.append(page.evaluate('window.first'))
+        busy = float(driver.python(page, 'import time\nstart = time.time(), time.process_time()\nexplore("1UBI").png()\n'
+            'print((time.time()-start[0])/(time.process_time()-start[1]))')) # how much longer others on this machine make everything
+        print('first picture, ms:', [round(t) for t in spent], f'on a machine {busy:.1f} times busy')
+        assert min(spent) < 2000*max(1, busy)
         assert page.outside == [] and page.errors == []
 
 
@@ -142,13 +299,17 @@ def test_static_form_in_jupyterlab(server, shots):
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    "A view as a file, its chain named with malice"
+    "A view as a file, its chain and its labels named with malice"
     space = {}
     exec(SETUP, space)
     from dataclasses import replace
     path = tmp_path_factory.mktemp('pages')/'view.html'
-    chain = replace(space['chain'], id='</script><img src=x onerror="window.hacked=1"><!--')
-    space['explore'](chain, space['guess'](3, 0)).to_html(path)
+    evil = '</script><img src=x onerror="window.hacked=1"><!--'
+    chain = replace(space['chain'], id=evil, author_chain=evil)
+    view = space['explore'](chain, space['guess'](3, 0), space['distance'][0], evil)
+    view.data = view.data | dict(ligands=[evil], caption=evil, hint=evil, numbers=[evil, *view.data['numbers'][1:]], ticks=[[3, evil]],
+        maps=[m | dict(name=evil) for m in view.data['maps']], tracks=[t | dict(name=evil, words=[evil]*len(chain), keys=[[evil, '#0072b2']]) for t in view.data['tracks']])
+    view.to_html(path)
     return path
 
 
@@ -167,7 +328,9 @@ def test_page_opens_from_disk(saved, shots, theme):
         got, near = click_residue(page, view)
         assert abs(got-near) <= 2
         follows(page, view, [got])
-        assert page.evaluate('window.hacked') is None and '<img' in view.locator('.sa-title').inner_text()
+        view.locator('.sa-letter').nth(9).hover()
+        assert page.evaluate('window.hacked') is None and not view.locator('img').count() and not page.locator('body > img').count()
+        assert all('<img' in view.locator(f'.sa-{part}').first.inner_text() for part in ('title', 'readout', 'caption', 'track-legend'))
         assert page.outside == [] and page.errors == []
 
 
@@ -181,6 +344,60 @@ def test_page_without_webgl(saved, shots):
         assert view.get_attribute('data-selection') == '12,60'
         page.screenshot(path=shots/'page_no_webgl.png')
         assert page.outside == []
+
+
+def test_file_with_side_chains_and_ligand(tmp_path, shots):
+    "Side chains are drawn on demand; a ligand is named but never taken for a residue"
+    from sa_toolkit.core import asset
+    from sa_toolkit.widgets import explore
+    explore(asset('structures/4X21.cif.gz')).to_html(tmp_path/'bound.html')
+    with driver.browse(size=(860, 900)) as page:
+        page.goto((tmp_path/'bound.html').as_uri())
+        view = page.locator(driver.STRUCTURE)
+        view.wait_for(timeout=60_000)
+        sticks = "root => root.parentElement.__saView.scene.viewer.selectedAtoms({ atom: 'CB' }).filter(atom => atom.style.stick).length"
+        assert view.evaluate(sticks) == 0
+        choose(view, **{'side chains': True})
+        page.wait_for_function(f"root => ({sticks})(root) > 200", arg=view.element_handle())
+        models = view.evaluate("root => { const { protein, ligands } = root.parentElement.__saView.scene.viewer.saModels, n = root.parentElement.__saView.data.sequence.length;"
+            " return [protein, ligands].map(model => model.selectedAtoms({}).map(atom => [atom.resi > n, Boolean(atom.clickable)])).map(rows => [...new Set(rows.map(String))]); }")
+        assert models == [['false,true'], ['true,true']]
+        at = view.evaluate("root => { const { viewer } = root.parentElement.__saView.scene, atoms = viewer.saModels.ligands.selectedAtoms({});"
+            " return viewer.modelToScreen(atoms.map(({ x, y, z }) => ({ x, y, z }))).map(({ x, y }) => [x - scrollX, y - scrollY]); }")
+        said = []
+        for x, y in at[::2]:
+            page.mouse.move(x, y)
+            page.wait_for_timeout(150)
+            said.append(view.locator('.sa-readout').inner_text())
+            if said[-1].startswith('3WH'): break
+        assert said[-1].startswith('3WH A'), said
+        page.mouse.click(x, y)
+        page.wait_for_timeout(300)
+        assert view.get_attribute('data-selection') == ''
+        page.screenshot(path=shots/'bound.png')
+        choose(view, ligands=False)
+        page.wait_for_timeout(300)
+        assert page.outside == [] and page.errors == []
+
+
+def test_bare_sequence(tmp_path, shots):
+    "A sequence has a map and a track, and says why there is no structure"
+    import numpy as np
+    from sa_toolkit.widgets import explore
+    n, rng = 60, np.random.default_rng(0)
+    view = explore('>made up\n' + 'MKTAYIAKQR'*6, rng.random((n, n)))
+    view.to_html(tmp_path/'bare.html')
+    with driver.browse(size=(860, 800)) as page:
+        page.goto((tmp_path/'bare.html').as_uri())
+        shown = page.locator('.sa-view[data-ready=map]')
+        shown.wait_for(timeout=30_000)
+        assert 'No structure was given' in shown.locator('.sa-notice').inner_text() and not shown.locator('.sa-missing').count()
+        driver.click_pair(page, shown, 5, 40)
+        assert shown.get_attribute('data-selection') == '5,40' and 'predicted' in shown.locator('.sa-readout').inner_text()
+        choose(shown, range='medium', threshold=.9)
+        assert marks_in_browser(shown)[0][0] == f'named ({len(marks_in_browser(shown)[0][1])})' and 'no structure tells' in shown.locator('.sa-tally').inner_text()
+        page.screenshot(path=shots/'bare.png')
+        assert page.outside == [] and page.errors == []
 
 
 def test_pointing_is_cheap(tmp_path):
@@ -201,10 +418,12 @@ def test_pointing_is_cheap(tmp_path):
             for (let k = 0; k < 200; k++) {
                 const start = performance.now();
                 map.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + 1.7 * k, clientY: box.top + 1.3 * k }));
+                document.body.offsetHeight; // layout is part of it
                 times.push(performance.now() - start);
             }
             return times.sort((a, b) => a - b)[180];
         }""")
+        print(f'pointing at 1,000 residues: {spent:.1f} ms (90th percentile)')
         assert spent < 33
         view = page.locator('.sa-view')
         driver.click_pair(page, view, 319, 777) # cells are smaller than a pixel

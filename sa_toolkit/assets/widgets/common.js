@@ -9,7 +9,10 @@ const SIZE = 376; // px, map and structure alike
 const ACCENT = '#d6278b'; // what is selected
 const HOVER = '#ee85bd'; // what is hovered; no shape is translucent, for the page shows through behind it
 const LABEL = { fontSize: 13, fontColor: 'white', backgroundColor: '#27313d', backgroundOpacity: 0.85, inFront: true };
+const ELEMENTS = { N: '#3b5bdb', O: '#e03131', S: '#e6b800', SE: '#f08c00', P: '#f76707', FE: '#c2540a', ZN: '#7d80b0', CL: '#2b9348', MG: '#2f9e44', CA: '#3c9d6b', NA: '#8f40d4' };
+const LIGAND = '#2b8a3e'; // a ligand's carbon
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const NO_STRUCTURE = 'No structure was given, so there is nothing to draw here.';
 const NO_WEBGL = 'This browser offers no WebGL, so the structure is not drawn; the map and the sequence work.';
 
 function add(parent, tag, className, text) {
@@ -74,23 +77,54 @@ function sceneLegend(parent, data) {
 
 // ---- sequence ----
 
+// A row of ten cells; `look` gives the text, colour and class of each
+function cellRow(block, className, from, to, look) {
+  const row = add(block, 'div', className);
+  for (let i = from; i < to; i++) {
+    const { text = '', color, kind } = look(i), node = add(row, 'span', kind, text);
+    node.dataset.position = i;
+    if (color) node.style.setProperty('--sa-own', color);
+  }
+  return row;
+}
+
+function trackRows(block, tracks, from, to) {
+  for (const { letters, colors } of tracks) {
+    const kind = letters ? 'sa-cell' : 'sa-cell sa-strip', filled = `${kind} sa-filled`;
+    cellRow(block, 'sa-row', from, to, i => ({ text: letters ? letters[i] : '', color: colors && colors[i], kind: colors && colors[i] ? filled : kind }));
+  }
+}
+
+function trackNames(track, tracks) {
+  const names = add(track, 'div', 'sa-block sa-names');
+  add(names, 'div', 'sa-number');
+  add(names, 'div', 'sa-letters').append(Object.assign(document.createElement('span'), { className: 'sa-letter-name', textContent: '\u00a0' }));
+  for (const { name, letters } of tracks) add(names, 'div', letters ? 'sa-row sa-name' : 'sa-row sa-name sa-strip', name);
+}
+
+// Keys of the rows beneath the letters
+function trackLegend(parent, { tracks, resolved }) {
+  for (const { keys, scale, colors } of tracks) {
+    for (const [name, color] of keys) if (colors.includes(color)) swatchKey(parent, { name, color, shape: 'full' });
+    if (scale) scaleKey(parent, scale);
+  }
+  if (resolved.includes(false)) swatchKey(parent, { name: 'unresolved', color: 'var(--sa-soft)', shape: 'hatched' });
+}
+
 function sequencePanel(parent, data, report) {
-  const track = add(parent, 'div', 'sa-sequence'), letters = [];
+  const track = add(parent, 'div', 'sa-sequence'), letters = [], tracks = data.tracks ?? [], n = data.sequence.length, known = i => data.resolved[i] || data.pdb === '';
   track.tabIndex = 0;
   track.setAttribute('role', 'group');
   track.setAttribute('aria-label', 'Sequence. Click a residue; shift-click a second one; arrow keys move.');
-  let block;
-  for (const [i, letter] of [...data.sequence].entries()) {
-    if (i % 10 === 0) {
-      const group = add(track, 'div', 'sa-block');
-      add(group, 'div', 'sa-number', data.numbers[i]);
-      block = add(group, 'div', 'sa-letters');
-    }
-    const node = add(block, 'span', data.resolved[i] ? 'sa-letter' : 'sa-letter sa-missing', letter);
-    node.dataset.position = i;
-    if (data.resolved[i]) node.style.borderBottomColor = data.paint.colors[i];
-    letters.push(node);
+  if (tracks.length) trackNames(track, tracks);
+  for (let from = 0; from < n; from += 10) {
+    const block = add(track, 'div', 'sa-block'), to = Math.min(from + 10, n);
+    add(block, 'div', 'sa-number', data.numbers[from]);
+    const row = cellRow(block, 'sa-letters', from, to, i => ({ text: data.sequence[i], kind: known(i) ? 'sa-letter' : 'sa-letter sa-missing' }));
+    letters.push(...row.children);
+    trackRows(block, tracks, from, to);
   }
+  letters.forEach((node, i) => { if (data.resolved[i]) node.style.borderBottomColor = data.paint.colors[i]; });
   const at = event => event.target.dataset?.position;
   track.addEventListener('pointermove', event => report.hover(at(event) === undefined ? [] : [Number(at(event))]));
   track.addEventListener('pointerleave', () => report.hover([]));
@@ -105,7 +139,7 @@ function sequencePanel(parent, data, report) {
   };
   const reveal = node => { // scrolls the track alone; scrollIntoView would move the page as well
     const above = node.offsetTop - track.scrollTop;
-    if (above < 0 || above > track.clientHeight - node.offsetHeight) track.scrollTop = node.offsetTop - track.clientHeight / 2;
+    if (above < 0 || above > track.clientHeight - node.parentElement.parentElement.offsetHeight) track.scrollTop = node.offsetTop - track.clientHeight / 2;
   };
   return {
     show({ selection, hover }) {
@@ -152,25 +186,75 @@ function seen(node) {
 // WebGL is not asked for beforehand: a context made only to see whether one can be made takes a second without a GPU.
 function emptyViewer(library, box) {
   try {
-    return library.createViewer(box, { backgroundAlpha: 0, hoverDuration: 60, cartoonQuality: 8 });
+    const [viewer, leave] = overheard(() => library.createViewer(box, { backgroundAlpha: 0, hoverDuration: 60, cartoonQuality: 8 }));
+    viewer.saLeave = leave;
+    return viewer;
   } catch {
     throw new Error(NO_WEBGL);
   }
 }
 
-function makeViewer(library, box, data, report) {
+// 3Dmol listens to the page and never stops, which would hold every viewer for as long as the page is open.
+function overheard(make) {
+  const heard = [], places = [window, document.body];
+  for (const place of places)
+    place.addEventListener = (...args) => { heard.push([place, args]); EventTarget.prototype.addEventListener.apply(place, args); };
+  try {
+    return [make(), () => heard.forEach(([place, args]) => place.removeEventListener(...args))];
+  } finally {
+    for (const place of places) delete place.addEventListener;
+  }
+}
+
+const colorOf = (atom, carbon) => atom.elem === 'C' ? carbon : ELEMENTS[String(atom.elem).toUpperCase()] ?? '#8a8f98';
+const BACKBONE = ['N', 'C', 'O'];
+
+// `show` says whether side chains and ligands are drawn
+function styleViewer({ viewer, protein, ligands }, data, show) {
+  const own = atom => data.paint.colors[atom.resi - 1];
+  viewer.setStyle({ model: protein }, { cartoon: { colorfunc: own, arrows: true, thickness: 0.5 } });
+  if (show.sides) viewer.addStyle({ model: protein, not: { atom: BACKBONE } }, { stick: { radius: 0.13, colorfunc: atom => colorOf(atom, own(atom)) } });
+  if (!ligands) return;
+  const color = atom => colorOf(atom, LIGAND);
+  viewer.setStyle({ model: ligands }, show.ligands ? { stick: { radius: 0.2, colorfunc: color }, sphere: { scale: 0.25, colorfunc: color } } : {});
+}
+
+// The residues of ligands are a model of their own, so that picking cannot take them for the chain's.
+function makeViewer(library, box, data, report, show = {}) {
   const viewer = emptyViewer(library, box), position = atom => atom.resi - 1;
-  viewer.addModel(data.pdb, 'pdb');
-  viewer.setStyle({}, { cartoon: { colorfunc: atom => data.paint.colors[position(atom)], arrows: true, thickness: 0.5 } });
-  viewer.setClickable({}, true, (atom, _, event) => report.pick([position(atom)], event?.shiftKey));
-  viewer.setHoverable({}, true, atom => report.hover([position(atom)]), () => report.hover([]));
+  const protein = viewer.addModel(data.pdb, 'pdb'), ligands = data.hetero ? viewer.addModel(data.hetero, 'pdb') : null;
+  styleViewer({ viewer, protein, ligands }, data, show);
+  viewer.setClickable({ model: protein }, true, (atom, _, event) => report.pick([position(atom)], event?.shiftKey));
+  viewer.setHoverable({ model: protein }, true, atom => report.hover([position(atom)]), () => report.hover([]));
+  if (ligands) {
+    viewer.setHoverable({ model: ligands }, true, atom => report.note(data.ligands[position(atom) - data.sequence.length] ?? 'ligand'), () => report.note(''));
+    viewer.setClickable({ model: ligands }, true, () => {}); // or the click would go through it to a residue behind
+  }
   for (const mark of data.marks)
     for (const [i, j] of mark.line ? mark.pairs : [])
       if (data.cb[i] && data.cb[j]) viewer.addCylinder(line(data, i, j, { color: mark.color, radius: 0.2, dashed: mark.line === 'dashed' }));
   viewer.zoomTo();
   viewer.zoom(1.1); // it leaves room for a sphere around everything
   viewer.render();
+  viewer.saModels = { viewer, protein, ligands };
   return viewer;
+}
+
+// Lines of marks that come and go. A shape of its own for each line would be a draw call each; one shape for all is filled in quadratic time.
+function drawLines(viewer, data, marks) {
+  const shapes = [];
+  for (const { pairs, color, line: kind } of marks) {
+    const there = kind ? pairs.filter(([i, j]) => data.cb[i] && data.cb[j]) : [];
+    for (let k = 0; k < there.length; k += 40) {
+      const shape = viewer.addShape({ color });
+      for (const [i, j] of there.slice(k, k + 40)) {
+        if (kind === 'dashed') shape.addDashedCylinder(line(data, i, j, { color, radius: 0.12, dashLength: 1, gapLength: 0.8 }));
+        else shape.addCylinder(line(data, i, j, { color, radius: 0.16, fromCap: 1, toCap: 1 }));
+      }
+      shapes.push(shape);
+    }
+  }
+  return { clear: () => shapes.forEach(s => viewer.removeShape(s)) };
 }
 
 const point = ([x, y, z]) => ({ x, y, z });
@@ -196,17 +280,19 @@ function drawHover(viewer, data, hover) {
 function dispose(viewer, box) {
   const canvas = box.querySelector('canvas');
   box.remove(); // first, or 3Dmol would revive the context it is about to lose
+  box.replaceChildren();
   viewer.divwatcher?.disconnect();
   viewer.intwatcher?.disconnect();
   viewer.clear();
+  viewer.saLeave();
   delete canvas?._3dmol_viewer;
   canvas?.getContext('webgl2')?.getExtension('WEBGL_lose_context')?.loseContext();
 }
 
 function scenePanel(parent, data, report, model, root) {
   const box = add(parent, 'div', 'sa-frame sa-scene');
-  const notice = add(box, 'div', 'sa-notice', 'Loading the structure …');
-  const drawn = {};
+  const notice = add(box, 'div', 'sa-notice', data.pdb ? 'Loading the structure …' : NO_STRUCTURE);
+  const drawn = {}, plain = JSON.stringify({});
   let viewer, state, waiting, gone = false;
   box.tabIndex = 0;
   box.setAttribute('role', 'img');
@@ -224,15 +310,26 @@ function scenePanel(parent, data, report, model, root) {
       drawn[name]?.clear();
       drawn[name] = { ...make(viewer, data, positions), of: positions.join() };
     }
+    if (drawn.lines?.of !== state.lines) {
+      drawn.lines?.clear();
+      drawn.lines = { ...drawLines(viewer, data, state.lines ?? []), of: state.lines };
+    }
+    const style = JSON.stringify(state.show ?? {});
+    if (style !== (drawn.style ?? plain)) {
+      styleViewer(viewer.saModels, data, state.show ?? {});
+      drawn.style = style;
+    }
     viewer.render();
     root.dataset.highlighted = drawn.selection.there.join();
   };
   const start = async () => {
     await seen(box);
     if (gone) return;
+    if (!data.pdb) { root.dataset.ready = 'map'; return; }
     const library = await viewerLibrary(model);
     if (gone) return;
-    viewer = makeViewer(library, box, data, report);
+    drawn.style = JSON.stringify(state?.show ?? {});
+    viewer = makeViewer(library, box, data, report, state?.show);
     notice.remove();
     root.dataset.ready = 'structure';
     draw();
@@ -241,8 +338,41 @@ function scenePanel(parent, data, report, model, root) {
   return {
     get viewer() { return viewer; },
     show(next) { state = next; waiting ??= requestAnimationFrame(draw); },
-    dispose() { gone = true; if (viewer) dispose(viewer, box); },
+    dispose() { // whoever still holds the view then holds no viewer
+      gone = true;
+      if (viewer) dispose(viewer, box);
+      viewer = undefined;
+      for (const name of Object.keys(drawn)) delete drawn[name];
+    },
   };
+}
+
+// ---- controls ----
+
+// Small native inputs, so that keyboard and screen reader work; each calls `change(value, final)`
+function selectInput(parent, label, options, value, change) {
+  const box = add(parent, 'label', 'sa-control', label), input = add(box, 'select', '');
+  for (const [key, text] of options) add(input, 'option', '', text).value = key;
+  input.value = value;
+  input.addEventListener('change', () => change(input.value, true));
+  return input;
+}
+
+function sliderInput(parent, label, value, change) {
+  const box = add(parent, 'label', 'sa-control', label), input = add(box, 'input', ''), said = add(box, 'output', 'sa-output', value.toFixed(2));
+  Object.assign(input, { type: 'range', min: 0, max: 1, step: 0.01, value });
+  const tell = final => () => { said.textContent = Number(input.value).toFixed(2); change(Number(input.value), final); };
+  input.addEventListener('input', tell(false));
+  input.addEventListener('change', tell(true));
+  return { set value(next) { input.value = next; said.textContent = next.toFixed(2); } };
+}
+
+function checkInput(parent, label, checked, change) {
+  const box = add(parent, 'label', 'sa-control'), input = add(box, 'input', '');
+  Object.assign(input, { type: 'checkbox', checked });
+  box.append(label);
+  input.addEventListener('change', () => change(input.checked, true));
+  return input;
 }
 
 // ---- a view ----
@@ -268,7 +398,11 @@ function reporter(model, n, state, show) {
     event.preventDefault();
     event.stopPropagation();
   };
-  return { pick, hover, key };
+  const note = text => {
+    state.note = text;
+    show();
+  };
+  return { pick, hover, key, note };
 }
 
 const clamp = (at, n) => Math.max(0, Math.min(n - 1, at));

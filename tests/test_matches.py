@@ -1,0 +1,297 @@
+"Residue alignment and what selection kept: known answers and odd input in Python; clicked, played and photographed in a browser"
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lab as driver
+import numpy as np
+import pytest
+
+from sa_toolkit.core import example_chains, make_chain
+from sa_toolkit.matches import Alignment, alignment_data, show_alignment, superpose, windows_of
+
+browser = pytest.mark.skipif(bool(driver.browser_or_reason()), reason=driver.browser_or_reason() or '')
+EVIL = '</script><img src=x onerror="window.hacked=1"><!-- $x_$'
+
+SETUP = '''
+import numpy as np, torch
+from types import SimpleNamespace
+from sa_toolkit.core import example_chain, example_chains
+from sa_toolkit.kept_record import KeptRecorder
+from sa_toolkit.kept_view import kept_view
+from sa_toolkit.matches import Alignment, show_alignment
+from sa_toolkit.selection import Selected, select
+chains = (example_chain('1UBI'), *example_chains('test')[:2])
+unit = lambda v: (v/np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32)
+rng = np.random.default_rng(0)
+z = unit(rng.normal(size=(sum(map(len, chains)), 24)))
+def state(noise): return Alignment(chains, unit(z + noise*rng.normal(size=z.shape)), z)
+before, after = state(.4), state(.15)
+examples = [SimpleNamespace(chain=c) for c in chains]
+def made(step, seed):
+    rows = [k for k in range(3) if (k+step) % 3]
+    r, p = (torch.cat(x) for x in ([torch.full((len(chains[k]),), k) for k in rows], [torch.arange(len(chains[k])) for k in rows]))
+    x = torch.randn(len(r), generator=torch.Generator().manual_seed(10*step+seed)) + torch.sin(p/6)
+    return Selected(r, p, x, select(x, .7))
+recorder = KeptRecorder('kept')
+recorder.before_fit(SimpleNamespace(step=0, out=None))
+for t in range(1, 32): recorder.after_step(SimpleNamespace(step=t, selected={k: made(t, i) for i,k in enumerate(('physical', 'a2g', 'g2a'))}))
+'''
+
+
+def unit(v): return (v/np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def made(chains, seed=0, dim=16):
+    rng = np.random.default_rng(seed)
+    g = unit(rng.normal(size=(sum(map(len, chains)), dim)))
+    g[~np.concatenate([c.resolved for c in chains])] = np.nan
+    return Alignment(tuple(chains), unit(rng.normal(size=g.shape)), g)
+
+
+def cut(chain, at): # without the structure of some residues
+    return replace(chain, coords=np.where(np.isin(np.arange(len(chain)), at)[:, None, None], np.nan, chain.coords).astype(np.float32),
+        cb=np.where(np.isin(np.arange(len(chain)), at)[:, None], np.nan, chain.cb).astype(np.float32))
+
+
+def test_superpose_finds_the_turn_and_no_mirror():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 9, 3))
+    q = unit(rng.normal(size=(50, 4))).astype(float)
+    v, w = q[:, None, :3], q[:, None, 3:]
+    turned = x + 2*np.cross(v, np.cross(v, x) + w*x) # by q, so the way back is its conjugate
+    found, rmsd = superpose(x, turned + 3)
+    assert rmsd.max() < 1e-5 and np.allclose(np.abs((found*(q*[-1, -1, -1, 1])).sum(1)), 1, atol=1e-6)
+    assert superpose(x, -x)[1].min() > .3
+    holed = turned.copy()
+    holed[0, :4], holed[1, :5] = np.nan, np.nan
+    rmsd = superpose(x, holed)[1]
+    assert rmsd[0] < 1e-5 and np.isnan(rmsd[1]) and rmsd[2:].max() < 1e-5
+    assert superpose(x[:0], x[:0])[1].shape == (0,) and windows_of(x[0])[0, 3:5].tolist()[1] == x[0][0].tolist()
+
+
+def test_matches_by_hand():
+    chains = example_chains('test')[:2]
+    x = made([cut(chains[0], range(20, 25)), chains[1]])
+    n = len(chains[0])
+    for p, r, k, apart in ((0, 3, 8, 4), (1, 0, 5, 0), (0, 22, 4, 2), (1, len(chains[1])-1, 3, 9)):
+        i = r + p*n
+        row = np.where(np.isfinite(x.similarity[i]), x.similarity[i], -9)
+        near = [j for j in range(len(row)) if (j >= n) == (i >= n) and abs(i-j) <= apart]
+        row[near] = -9
+        got = x.top_k(p, r, k, apart)
+        assert [m.residue + m.chain*n for m in got] == np.argsort(-row, kind='stable')[:k].tolist()
+        assert [m.similarity for m in got] == sorted((m.similarity for m in got), reverse=True) and got[0].protein == chains[got[0].chain].id
+    assert (x.rank[20:25] == 0).all() and x.rank.max() <= x.resolved.sum()
+    for bad in ((2, 0), (0, n), (0, -1)):
+        with pytest.raises(IndexError, match='both count from 0'): x.top_k(*bad)
+
+
+def test_small_and_empty_proteins():
+    one = made([make_chain('tiny', 'ACDEF', np.random.default_rng(0).normal(size=(5, 4, 3))*3)])
+    assert len(one.top_k(0, 0, 8, 4)) == 0 and len(one.top_k(0, 0, 8, 0)) == 4
+    data = alignment_data(dict(now=one))
+    assert data['k'] == 4 and show_alignment(one)._repr_mimebundle_()[0]['image/png']
+    blind = made([make_chain('blind', 'ACDEF', np.full((5, 4, 3), np.nan))])
+    assert np.isnan(blind.recall()) and blind.top_k(0, 1) == []
+    with pytest.raises(ValueError, match='no residue is resolved'): show_alignment(blind)
+
+
+def test_names_cannot_break_out():
+    chains = example_chains('test')[:2]
+    x = made([replace(chains[0], id=EVIL, author_chain=EVIL), chains[1]])
+    view = show_alignment(x, x)
+    page = view.to_html()
+    assert EVIL not in page and '<img' not in page and page.count('<script') == page.count('</script>') == 3
+    assert view._repr_mimebundle_()[0]['image/png'] and EVIL not in view.data['chains'][0]['pdb'] and '<img' not in view.static()._make_html()
+
+
+def run_of(how, folder, steps=6):
+    import torch
+
+    from sa_toolkit.kept_record import KeptRecorder
+    from sa_toolkit.selection import Selected, choose
+    chains = example_chains('test')[:3]
+    recorder = KeptRecorder(folder)
+    recorder.before_fit(SimpleNamespace(step=0, out=None))
+    for t in range(1, steps+1):
+        k = t % 2 # the third chain is never seen
+        g = torch.Generator().manual_seed(t)
+        x = torch.randn(30, generator=g)
+        recorder.after_step(SimpleNamespace(step=t, selected=dict(a2g=Selected(torch.full((30,), k), torch.arange(10, 40), x, choose(x, .5, how, g)))))
+    return [SimpleNamespace(chain=c) for c in chains]
+
+
+def test_a_kept_history_has_what_was_recorded(tmp_path):
+    from sa_toolkit.kept_view import kept_history, kept_view
+    examples = run_of('excess', tmp_path/'a')
+    h = kept_history(tmp_path/'a', examples, 1)
+    assert h.steps.tolist() == [1, 3, 5] and np.isnan(h.keep['a2g'][:, :10]).all() and (np.nansum(h.keep['a2g'], 1) == 15).all()
+    over = np.where(h.keep['a2g'] == 1, h.excess['a2g'], np.inf)
+    assert np.allclose(h.threshold['a2g'], over.min(1)) and h.counts['a2g'].sum((1, 2)).tolist() == [30]*3
+    assert kept_history(tmp_path/'a', examples).chain.id == examples[1].chain.id
+    with pytest.raises(ValueError, match='No recorded step holds chain 2'): kept_view(tmp_path/'a', examples, 2)
+    with pytest.raises(ValueError, match='No chain .nowhere.'): kept_view(tmp_path/'a', examples, 'nowhere')
+    with pytest.raises(ValueError, match='another dataset'): kept_view(tmp_path/'a', [SimpleNamespace(chain=make_chain('s', 'AC', np.zeros((2, 4, 3))))]*2, 1)
+    with pytest.raises(FileNotFoundError, match='There is no record'): kept_view(tmp_path/'none', examples)
+    examples = run_of('random', tmp_path/'b')
+    assert np.isnan(kept_history(tmp_path/'b', examples).threshold['a2g']).any() # what was kept lies everywhere
+    examples[1].chain = replace(examples[1].chain, id=EVIL)
+    view = kept_view(tmp_path/'b', examples, 1)
+    assert '<img' not in view.to_html() and view._repr_mimebundle_()[0]['image/png']
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp('notebooks')
+    driver.write_notebook(root/'matches.ipynb', SETUP, 'view = show_alignment(before, after)\nview', 'kept = kept_view("kept", examples, "1UBI_A")\nkept')
+    with driver.lab(root, tmp_path_factory.mktemp('home')) as url: yield url
+
+
+def becomes(page, view, **data):
+    "A view's data attributes become what is expected"
+    page.wait_for_function('([root, data]) => Object.entries(data).every(([name, text]) => root.dataset[name] === text)', arg=[view.element_handle(), data])
+
+
+def python_says(page, code, expected):
+    for _ in range(50):
+        if (got := driver.python(page, f'print({code})')) == expected: return
+        page.wait_for_timeout(200)
+    raise AssertionError(f'{code} is {got}; expected {expected}')
+
+
+def on_map(page, view, row, column, of=None):
+    box = view.locator('.sa-map').bounding_box()
+    return box['x'] + (column+.5)/of*box['width'], box['y'] + (row+.5)/of*box['height']
+
+
+@browser
+def test_both_views_in_jupyterlab(server, shots):
+    with driver.browse(size=(1400, 1400)) as page:
+        page.set_default_timeout(60_000) # without a GPU five structures take their time to draw
+        driver.open_notebook(page, server, 'matches.ipynb')
+        look_at_alignment(page, shots)
+        look_at_kept(page, shots)
+        page.evaluate("window.viewers = [...document.querySelectorAll('.sa-view')].map(view => view.parentElement.__saView).flatMap(view => [view.scene.viewer, ...(view.slots ?? []).map(slot => slot.viewer)])")
+        page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        page.wait_for_function('window.viewers.length === 6 && window.viewers.every(viewer => !viewer.getModel()?.selectedAtoms({}).length)')
+        assert page.outside == [] and page.errors == []
+
+
+def look_at_alignment(page, shots):
+    view = page.locator('.sa-alignment')
+    view.wait_for(state='attached', timeout=60_000)
+    driver.bring(view)
+    becomes(page, view, ready='structure', mode='after')
+    n = int(driver.python(page, 'print(len(before.a))'))
+    page.mouse.click(*on_map(page, view, 25, 100, n)) # row 25 is ubiquitin's residue 26
+    becomes(page, view, selection='0,25', highlighted='25')
+    python_says(page, 'view.selection', '[0, 25]')
+    best = driver.python(page, 'print(" ".join(f"{m.chain}:{m.residue}" for m in view.matches[:4]))')
+    becomes(page, view, matches=best)
+    rows = view.locator('tbody tr')
+    said = driver.python(page, 'm = view.matches[0]; print(m.protein, m.name, f"{m.similarity:.2f}", f"{m.rmsd:.2f}")').split()
+    assert rows.count() == 8 and all(x in rows.first.inner_text() for x in said)
+    assert 'V26' in view.locator('.sa-readout').inner_text()
+    page.wait_for_timeout(400)
+    view.screenshot(path=shots/'alignment_light.png')
+
+    slots = 'root => root.parentElement.__saView.slots.map(slot => slot.viewer.getView())' # turning one turns all
+    first = view.evaluate(slots)
+    box = view.locator('.sa-slot-frame').first.bounding_box()
+    page.mouse.move(box['x']+90, box['y']+90)
+    page.mouse.down()
+    page.mouse.move(box['x']+130, box['y']+110, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert all(np.abs(np.subtract(a, b)[4:]).max() > .05 for a, b in zip(first, view.evaluate(slots)))
+
+    rows.nth(1).hover()
+    assert 'structure state of' in view.locator('.sa-readout').inner_text()
+    second = driver.python(page, 'print(view.matches[1].chain, view.matches[1].residue, sep=",")')
+    rows.nth(1).focus()
+    page.keyboard.press('Enter')
+    becomes(page, view, selection=second)
+    view.locator('.sa-button', has_text='change').click()
+    becomes(page, view, mode='change')
+    python_says(page, 'view.shown', 'change')
+    driver.python(page, 'view.selection, view.shown = [2, 11], "before"')
+    becomes(page, view, selection='2,11', mode='before', highlighted='11')
+    assert view.locator('.sa-letter').count() == int(driver.python(page, 'print(len(chains[2]))'))
+    view.locator('.sa-letter').nth(30).click()
+    python_says(page, 'view.selection', '[2, 30]')
+    view.locator('.sa-map').focus()
+    page.keyboard.press('ArrowDown')
+    python_says(page, 'view.selection', '[2, 31]')
+    view.locator('.sa-button', has_text='of this protein').click()
+    view.locator('.sa-button', has_text='change').click()
+    driver.change_theme(page, 'JupyterLab Dark')
+    driver.bring(view)
+    becomes(page, view, mode='change')
+    page.wait_for_timeout(600)
+    view.screenshot(path=shots/'alignment_dark.png')
+
+
+def look_at_kept(page, shots):
+    view = page.locator('.sa-view', has=page.locator('.sa-slider'))
+    view.wait_for(state='attached')
+    view.evaluate("root => root.closest('.jp-Cell').scrollIntoView({ block: 'end' })")
+    becomes(page, view, ready='structure', step='31', loss='physical')
+    view.locator('.sa-button', has_text='g2a').click()
+    python_says(page, 'kept.loss', 'g2a')
+    view.locator('.sa-letter').nth(20).click()
+    python_says(page, 'kept.selection', '[20]')
+    view.locator('.sa-slider').focus()
+    page.keyboard.press('ArrowLeft')
+    becomes(page, view, step='29')
+    python_says(page, 'kept.step', '29')
+    now = driver.python(page, 'k = kept.history.steps.tolist().index(29); print("kept" if kept.history.keep["g2a"][k, 20]==1 else "left out", f"{kept.history.excess[\'g2a\'][k, 20]:.2f}")')
+    what, excess = now.rsplit(' ', 1)
+    assert f'g2a {what} (excess {excess.replace("-", "−")})' in view.locator('.sa-readout').inner_text()
+    shown = view.evaluate("root => { const { scene, data } = root.parentElement.__saView; return data.paint.colors; }")
+    assert [c.upper() for c in shown] == driver.python(page, 'print(*[dict([(1., "#0072B2"), (0., "#D55E00")])[x] for x in kept.history.keep["g2a"][k]])').split()
+    driver.python(page, 'kept.step = 1')
+    becomes(page, view, step='1')
+    page.wait_for_timeout(300)
+    view.screenshot(path=shots/'kept_dark.png')
+    view.locator('.sa-rows').focus()
+    page.keyboard.press('Space')
+    becomes(page, view, step='31')
+    python_says(page, 'kept.step', '31')
+
+
+@browser
+def test_pages_open_from_disk_and_are_quick(tmp_path, shots):
+    "At 1,000 residues, without WebGL: pointing and a step are cheap; a hostile name stays text"
+    from sa_toolkit.kept_view import BINS, KeptHistory, KeptView
+    n, rng = 1000, np.random.default_rng(0)
+    at = np.arange(n)
+    ca = np.stack([2.3*np.cos(at*1.745), 2.3*np.sin(at*1.745), 1.5*at], -1)
+    chain = make_chain(EVIL, 'A'*n, ca[:, None] + rng.normal(scale=.3, size=(1, 4, 3)))
+    show_alignment(made([chain]), made([chain], 1)).to_html(tmp_path/'alignment.html')
+    keep = dict.fromkeys(('physical', 'a2g', 'g2a'), (rng.random((1000, n)) < .8).astype(float))
+    same = lambda x: dict.fromkeys(keep, x)
+    KeptView(KeptHistory(chain, at+1, keep, same(rng.normal(size=(1000, n))), same(np.ones((1000, 2, BINS), int)), same(np.linspace(-3, 3, BINS+1)), same(np.full(1000, -.8)))).to_html(tmp_path/'kept.html')
+    spent = """target => {
+        const node = document.querySelector(target), box = node.getBoundingClientRect(), times = [], frame = window.requestAnimationFrame;
+        window.requestAnimationFrame = draw => frame(at => { const start = performance.now(); draw(at); times.push(performance.now() - start); });
+        return new Promise(done => {
+            const one = k => {
+                if (k === 60) return done(times.sort((a, b) => a - b)[54]);
+                if (target === '.sa-slider') { node.value = 10 * k; node.dispatchEvent(new Event('input')); }
+                else node.dispatchEvent(new PointerEvent('pointermove', { clientX: box.left + 5 * k, clientY: box.top + 4 * k }));
+                frame(() => one(k + 1));
+            };
+            one(0);
+        });
+    }"""
+    with driver.browse(webgl=False, size=(860, 1000)) as page:
+        for name, target in (('alignment', '.sa-map'), ('kept', '.sa-slider')):
+            page.goto((tmp_path/f'{name}.html').as_uri())
+            page.locator('.sa-view[data-ready=map]').wait_for(timeout=60_000)
+            took = page.evaluate(spent, target)
+            assert took < 33, f'{took} ms'
+            page.locator('.sa-letter').nth(7).click()
+            page.screenshot(path=shots/f'{name}_long.png')
+            assert page.evaluate('window.hacked') is None and '<img' in page.locator('.sa-title').first.inner_text()
+            assert page.evaluate('saToolkitModel.get("selection")') == ([0, 7] if name == 'alignment' else [7])
+        assert page.outside == []
