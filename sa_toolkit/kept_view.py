@@ -39,7 +39,7 @@ def show_kept(
     excess=None, # (L,) current minus reference loss, NaN where there is none
     caption:str='', # under the view
 )->LinkedView:
-    "A choice on the structure and along the sequence; raises ValueError for the wrong length or where no residue is resolved"
+    "A choice on the structure and along the sequence; raises ValueError for the wrong length"
     for name,x in (('keep', keep), ('excess', excess)):
         if x is not None and len(x) != len(chain): raise ValueError(f'{chain.id}: {len(chain)} residues but {len(x)} values of {name}; give one per residue.')
     paint, legend = kept_paint(keep, excess)
