@@ -9,6 +9,13 @@ os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
 os.environ['PYDEVD_DISABLE_FILE_VALIDATION'] = '1'
 ROOT = Path(__file__).parents[1]
 
+SLOW = ('notebooks', 'browser', 'tutorial', 'train', 'matches', 'install', 'docs', 'watch', 'ranks', 'cli')
+
+def pytest_collection_modifyitems(items):
+    "Long files first, so that both workers have something to do until the end"
+    rank = {f'test_{k}.py': n for n,k in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 @pytest.fixture(scope='session')
 def root(): return ROOT
 
