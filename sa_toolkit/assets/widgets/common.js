@@ -23,6 +23,23 @@ function add(parent, tag, className, text) {
   return node;
 }
 
+// ---- switches ----
+
+// Buttons of which one is pressed; `get` says which, `set` is told of a click
+function choice(parent, label, names, get, set) {
+  const group = add(parent, 'span', 'sa-choice');
+  group.setAttribute('role', 'group');
+  group.setAttribute('aria-label', label);
+  const buttons = names.map((name, k) => {
+    const button = add(group, 'button', 'sa-button', name);
+    button.type = 'button';
+    button.addEventListener('click', () => set(k));
+    button.addEventListener('keydown', event => event.stopPropagation()); // Enter would run the cell
+    return button;
+  });
+  return { show: () => buttons.forEach((button, k) => button.setAttribute('aria-pressed', k === get())) };
+}
+
 // ---- colours ----
 
 // '#rrggbb' or '#rrggbbaa' as four numbers

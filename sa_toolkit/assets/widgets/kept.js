@@ -228,20 +228,6 @@ function chainPanels(root, right, below, data, state, report, model) {
 
 // ---- controls ----
 
-function choice(parent, label, names, get, set) {
-  const group = add(parent, 'span', 'sa-choice');
-  group.setAttribute('role', 'group');
-  group.setAttribute('aria-label', label);
-  const buttons = names.map((name, k) => {
-    const button = add(group, 'button', 'sa-button', name);
-    button.type = 'button';
-    button.addEventListener('click', () => set(k));
-    button.addEventListener('keydown', event => event.stopPropagation()); // Enter would run the cell
-    return button;
-  });
-  return { show: () => buttons.forEach((button, k) => button.setAttribute('aria-pressed', k === get())) };
-}
-
 function controls(root, data, state, report, tell) {
   const bar = add(root, 'div', 'sa-play'), losses = choice(bar, 'Loss', data.losses.map(({ name }) => name), () => state.loss, k => tell('loss', data.losses[k].name));
   const box = add(bar, 'span', 'sa-choice'), play = add(box, 'button', 'sa-button', '▶ play'), slider = add(bar, 'input', 'sa-slider'), said = add(bar, 'span', 'sa-step');

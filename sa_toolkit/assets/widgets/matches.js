@@ -58,22 +58,6 @@ function shadeOf(mode, value) {
 const nameOf = (data, i) => { const [p, r] = placeOf(data, i); return data.chains[p].names[r]; };
 const fullName = (data, i) => data.chains.length > 1 ? `${data.chains[placeOf(data, i)[0]].title} ${nameOf(data, i)}` : nameOf(data, i);
 
-// ---- switches ----
-
-function choice(parent, label, names, get, set) {
-  const group = add(parent, 'span', 'sa-choice');
-  group.setAttribute('role', 'group');
-  group.setAttribute('aria-label', label);
-  const buttons = names.map((name, k) => {
-    const button = add(group, 'button', 'sa-button', name);
-    button.type = 'button';
-    button.addEventListener('click', () => set(k));
-    button.addEventListener('keydown', event => event.stopPropagation()); // Enter would run the cell
-    return button;
-  });
-  return { show: () => buttons.forEach((button, k) => button.setAttribute('aria-pressed', k === get())) };
-}
-
 // ---- similarity matrix ----
 
 function sheet(parent, className, width, height) {
