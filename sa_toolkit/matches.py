@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST', 'fit_projections', 'superpose', 'windows_of', 'Match', 'Alignment', 'nearest', 'top_k', 'alignment',
-           'state_data', 'alignment_data', 'alignment_figure', 'AlignmentView', 'show_alignment']
+           'state_data', 'alignment_data', 'draw_alignment', 'AlignmentView', 'show_alignment']
 
 # %% ../nbs/12g_matches.ipynb #b73a19e4
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np, traitlets as T
 
-from .one_file import View, chain_data, ss_words, style
-from .views import EVEN, axis_ticks, encode, flat, residue_names, shades, smooth, span
-from .widgets import script, static_view
+from .base_view import View, script, style
+from .drawing import flat, smooth
+from .tracks import ss_words
+from .views import EVEN, axis_ticks, chain_data, encode, places, residue_names, shades, span
 
 # %% ../nbs/12g_matches.ipynb #b1e7e922
 def _whitened(x, ridge): # (n,D) → mean, (D,D) map to unit variance
@@ -176,7 +177,8 @@ def alignment_data(
     said = ' '.join(f'{name.capitalize()}: own structure state first for {x.recall():.1%} of {n} residues, among the ten nearest for {x.recall(10):.1%}.' for name,x in states.items())
     return dict(title='Residue alignment' if len(first.chains) > 1 else f'Residue alignment of {first.chains[0].id}',
         subtitle=f'{len(first.chains)} proteins · {len(first.a)} residues' if len(first.chains) > 1 else f'{len(first.a)} residues, {n} resolved', caption=said,
-        chains=[chain_data(c) for c in first.chains], states=[state_data(name, x, limits, k, apart) for name,x in states.items()],
+        chains=[chain_data(c) | dict(ss=ss_words(c), ca=places(c, 1)) for c in first.chains],
+        states=[state_data(name, x, limits, k, apart) for name,x in states.items()],
         low=limits[0], high=limits[1], ramp=EVEN, k=k, apart=apart, found=n, hint='Point at the map, the structure, the curve or the sequence; click a residue, and its nearest residues are listed.')
 
 # %% ../nbs/12g_matches.ipynb #b6abfae7
@@ -211,27 +213,28 @@ def _scores(ax, states):
     ax.spines[['top','right']].set_visible(False)
     if len(states) > 1: ax.legend(ncols=2, fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0, frameon=False)
 
-def alignment_figure(
+def draw_alignment(
+    fig, # a matplotlib figure; its size is set
     states:dict, # one or two names and their `Alignment`
     chain:int=0, # whose trace is drawn
-): # a matplotlib figure
+):
     "Similarity matrices, scores on a trace and along the proteins"
-    from sa_toolkit.viz import subplots
     xs, limits = list(states.values()), span(np.stack([x.similarity for x in states.values()]))
     n, x = len(xs)+1, xs[-1]
-    fig, axs = subplots(2, n, figsize=(3.5*n, 4.7), height_ratios=[3.4, 1])
+    fig.set_size_inches(3.5*n, 4.7)
+    fig.set_layout_engine('constrained')
+    axs = fig.subplots(2, n, height_ratios=[3.4, 1])
     for ax,(name,y) in zip(axs[0], states.items()): im = _matrix(ax, y, name, limits)
     _trace(axs[0,-1], x.chains[chain], shades(x.score[x.starts[chain]:x.starts[chain+1]], limits=limits))
     fig.colorbar(im, ax=axs[0,-1], label='cosine', shrink=.7)
     grid = axs[1,0].get_gridspec()
     for ax in axs[1]: ax.remove()
     _scores(fig.add_subplot(grid[1,:]), states)
-    return fig
 
 # %% ../nbs/12g_matches.ipynb #9b0ba530
 class AlignmentView(View):
     "Similarity matrix, structure, scores and nearest residues of some proteins, linked"
-    _esm, _css, _kept_in_page = script('matches'), style('matches'), ('data', 'selection', 'shown')
+    _esm, _css, _state = script('matches'), style('matches'), ('shown',)
     shown = T.Unicode().tag(sync=True) # one of the states' names, or change
 
     def __init__(self, states, k=8, apart=4):
@@ -254,11 +257,11 @@ class AlignmentView(View):
     def now(self): return self.states.get(self.shown, list(self.states.values())[-1]) # the `Alignment` that is shown; the later one for the change
     @property
     def matches(self): return self.now.top_k(*self.selection, self.k, self.apart) if self.selection else [] # of the picked residue
-    def plot(self): return alignment_figure(self.states, *self.selection[:1])
-    def static(self, size=380):
+    @property
+    def still(self): # the protein that is picked, or the first, in the colours of its scores
         p = (self.selection or [0])[0]
-        colors = shades(self.now.score[self.now.starts[p]:self.now.starts[p+1]], limits=(self.data['low'], self.data['high']))
-        return static_view(self.data['chains'][p] | dict(marks=[], paint=dict(colors=colors)), size)
+        return self.data['chains'][p] | dict(paint=dict(colors=shades(self.now.score[self.now.starts[p]:self.now.starts[p+1]], limits=(self.data['low'], self.data['high']))))
+    def draw(self, fig): draw_alignment(fig, self.states, *self.selection[:1])
 
 # %% ../nbs/12g_matches.ipynb #ef813865
 def show_alignment(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'ARMS', 'UNTRAINED', 'KEPT', 'SHOWN', 'topologies', 'roles', 'Cell', 'cells', 'Study', 'untrained_states',
-           'reference', 'train_cell', 'run_cell', 'read_cells', 'usual', 'side_by_side', 'changes', 'relative',
-           'parts_figure', 'scale_figure', 'publish', 'reproduce']
+           'reference', 'train_cell', 'run_cell', 'read_cells', 'usual', 'side_by_side', 'changes', 'tuning',
+           'relative', 'parts_figure', 'scale_figure', 'publish', 'reproduce']
 
 # %% ../nbs/13a_study.ipynb #4ad1a44c
 import hashlib, json, time
@@ -94,9 +94,9 @@ class Study:
     out:Path # folder of the result files
     work:Path=None # checkpoints and what is computed once; None: `work` in out
     model:str='esm2-8M'
-    recipe:dict=field(default_factory=lambda: dict(steps=600)) # of `AlignConfig`, in place of its defaults; 600 steps are an epoch of 6,000 chains
+    recipe:dict=field(default_factory=lambda: dict(steps=575, lr=5e-5, head_lr=1e-3, physical=.5, latent=.25)) # of `AlignConfig`; an epoch of 6,000 chains is 574 steps
     good:str='resolution(2.0) & r_free(0.2)' # chains of the reference model
-    role:np.ndarray=None # of each chain; None: `roles`
+    held:dict=field(default_factory=dict) # how many chains are held out, of `roles`
     tasks:tuple=('contacts','pairs','probes','retrieval','language','mutations','crossmodal') # of `suite`
 
     def __post_init__(self): self.data, self.out, self.work = Path(self.data), Path(self.out), Path(self.work or Path(self.out)/'work')
@@ -105,7 +105,7 @@ class Study:
     def dataset(self):
         from sa_toolkit.shards import open_dataset
         ds = open_dataset(self.data)
-        if self.role is None: self.role = roles([json.loads(a).get('cath', '') for a in ds.table['annotations'].to_pylist()], ds.column('cluster'))
+        self.role = roles([json.loads(a).get('cath', '') for a in ds.table['annotations'].to_pylist()], ds.column('cluster'), **self.held)
         if not {'train','fit'} < set(self.role): raise ValueError(f'{self.data} has too few chains with a CATH number for a study, or none at all.')
         return ds
 
@@ -223,6 +223,14 @@ def changes(
         base = np.mean([m.value() for m in res.get(against, k)])
         return dict(arm=a, measure=k, value=base+d['value'], **{w: 100*d[x]/abs(base) for w,x in (('percent','value'), ('low','low'), ('high','high'))}, p=d['p'], said=res.word(d))
     return [row(a, k, d) for a in res.models if a!=against for k,d in res.difference(a, against).items() if k in names]
+
+# %% ../nbs/13a_study.ipynb #76406ca4
+def tuning(
+    file=None, # CSV of `benchmarks/tune.py`; None: what the recipe was chosen by
+): # pandas.DataFrame
+    "Settings that were tried, measured on validation chains"
+    import pandas as pd
+    return pd.read_csv(file or asset('study/tuning.csv'))
 
 # %% ../nbs/13a_study.ipynb #e4c4e7ff
 def relative(res, a, b, name): # value, low, high in percent of b; None where one was not measured

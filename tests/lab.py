@@ -1,4 +1,4 @@
-"Drive views in a real browser: JupyterLab on this machine, Chromium through playwright"
+"Drive views in a real browser: JupyterLab, Notebook and Voilà on this machine, Chromium through playwright"
 import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +47,7 @@ def lab(
     root_dir, # folder whose notebooks are opened
     home, # empty folder for settings, so that the user's own play no part
 ):
-    "A running JupyterLab; gives the address of its notebooks, token and all"
+    "A running JupyterLab, with Notebook and Voilà in the same server; gives the address of its notebooks, token and all"
     home, port, token = Path(home), free_port(), secrets.token_hex(16)
     dirs = {f'JUPYTER_{k}_DIR': str(home/k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')} | dict(IPYTHONDIR=str(home/'ipython'))
     dirs |= {f'JUPYTERLAB_{k}_DIR': str(home/k.lower()) for k in ('SETTINGS', 'WORKSPACES')}
@@ -56,7 +56,7 @@ def lab(
     quiet.write_text('{"fetchNews": "false"}')
     log = home/'lab.log'
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0',
-        f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={Path(root_dir).resolve()}', '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=',
+        f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={Path(root_dir).resolve()}', '--LabApp.expose_app_in_browser=True', '--JupyterNotebookApp.expose_app_in_browser=True', '--LabApp.news_url=',
         '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with log.open('w') as out: process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | dirs | dict(OMP_NUM_THREADS='1'))
     try:
@@ -80,11 +80,12 @@ def browse(
         chrome = p.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = chrome.new_page(viewport=dict(width=size[0], height=size[1]), device_scale_factor=scale, color_scheme='dark' if dark else 'light')
         if not webgl: page.add_init_script(NO_WEBGL)
+        page.set_default_timeout(120_000) # for a machine that others use, too
         page.outside, page.errors = [], []
         local = ('http://127.0.0.1:', 'ws://127.0.0.1:', 'blob:', 'data:', 'file:')
         page.on('request', lambda r: None if r.url.startswith(local) else page.outside.append(r.url))
-        page.on('pageerror', lambda e: page.errors.append(str(e)))
-        page.on('console', lambda m: page.errors.append(m.text) if m.type=='error' else None)
+        page.on('pageerror', lambda e: page.errors.append(f'{e} {e.stack}'))
+        page.on('console', lambda m: page.errors.append(f'{m.text} {m.location["url"]}') if m.type=='error' else None)
         try: yield page
         finally: chrome.close()
 
@@ -96,14 +97,17 @@ def write_notebook(path, *cells):
     nbformat.write(nb, path)
 
 
+FRONTS = dict(lab='lab/tree', notebook='notebooks', voila='voila/render')
+
 def open_notebook(
     page,
     url, # of `lab`
     name, # below the lab's root
     run=True,
+    front='lab', # or notebook
 ):
     "Open a notebook and run it whole; raises where a cell fails"
-    page.goto(url.format(name=name))
+    page.goto(url.replace(FRONTS['lab'], FRONTS[front]).format(name=name))
     page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=120_000)
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
     if run and not page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')"):

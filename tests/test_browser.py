@@ -33,6 +33,8 @@ def server(tmp_path_factory):
         'from sa_toolkit.mutation_view import explore_mutations\ntable = np.random.default_rng(0).normal(-1, 1, (len(chain), 20))\nmutated = explore_mutations(chain, table)\nmutated')
     driver.write_notebook(root/'many.ipynb', SETUP + 'real, LinkedView.png = LinkedView.png, lambda self: b""', # thirty pictures would be most of the time
         'views = [explore("1UBI") for _ in range(30)]', 'display(*views)')
+    heard = 'from ipywidgets import Label\nheard = Label()\nview.observe(lambda change: setattr(heard, "value", f"Python heard {change.new}"), "selection")\nheard'
+    driver.write_notebook(root/'fronts.ipynb', 'from sa_toolkit.widgets import explore\nview = explore("1UBI")\nview', heard)
     with driver.lab(root, tmp_path_factory.mktemp('home')) as url: yield url
 
 
@@ -116,6 +118,24 @@ def listed(page, view):
     choose(view, range='all')
 
 
+def changes(page, view, shots):
+    "The map of the change is what Python computes, says its scale, and is left as it was found"
+    before = view.locator('.sa-map-image').evaluate('canvas => canvas.toDataURL()')
+    choose(view, map='change')
+    agrees(page, view, 'compared')
+    assert view.locator('.sa-map-image').evaluate('canvas => canvas.toDataURL()') != before
+    i, j, most, change = json.loads(driver.python(page, "import json\nd = np.triu(guess(4, 2)-guess(9, 1))\nat = np.unravel_index(d.argmin(), d.shape)\n"
+        "print(json.dumps([*map(int, at), compared.still['layers'][0]['high'], d[at]]))"))
+    legend = view.locator('.sa-legend').first.inner_text().split()
+    assert ' '.join(legend[:3]) == 'after − before' and legend[3] == f'−{most:.2f}' and f'+{most:.2f}' in legend
+    driver.click_pair(page, view, i, j)
+    assert f'change −{-change:.2f}' in view.locator('.sa-readout').inner_text()
+    shown = view.evaluate("(root, [i, j]) => { const canvas = root.querySelector('.sa-map-image'), n = root.querySelectorAll('.sa-letter').length, cell = canvas.width / n;"
+        " return [...canvas.getContext('2d').getImageData(Math.floor((j + 0.5) * cell), Math.floor((i + 0.5) * cell), 1, 1).data]; }", [i, j])
+    assert shown[0] > 150 > shown[2] and shown[3] > 128 # vermilion
+    view.screenshot(path=shots/'change_light.png')
+
+
 def substitutes(page, view, shots):
     "A cell of the heat map is read, picked and stepped through"
     driver.bring(view, '.sa-heat-map')
@@ -132,6 +152,7 @@ def substitutes(page, view, shots):
     page.keyboard.press('ArrowDown')
     page.keyboard.press('ArrowRight')
     follows(page, view, [i+1])
+    driver.python_has(page, [i+1], 'mutated')
     assert driver.python(page, 'print(mutated.letter)') == 'I'
     driver.python(page, "mutated.selection, mutated.letter = [10], 'W'")
     follows(page, view, [10])
@@ -213,6 +234,7 @@ def test_compare_and_alignment_in_jupyterlab(server, shots):
             driver.python_has(page, [10, 70], name)
             view.screenshot(path=shots/f'{name}_light.png')
         listed(page, compared)
+        changes(page, compared, shots)
         substitutes(page, mutated, shots)
         driver.python(page, 'import traitlets; link = traitlets.link((compared, "selection"), (aligned, "selection")); compared.selection = [5]')
         follows(page, compared, [5])
@@ -284,6 +306,57 @@ def test_many_views_and_the_first_picture(server):
             'print((time.time()-start[0])/(time.process_time()-start[1]))')) # how much longer others on this machine make everything
         print('first picture, ms:', [round(t) for t in spent], f'on a machine {busy:.1f} times busy')
         assert min(spent) < 2000*max(1, busy)
+        assert page.outside == [] and page.errors == []
+
+
+@pytest.mark.parametrize('front', ['notebook', 'voila'])
+def test_other_fronts(server, shots, front):
+    "In Notebook 7 and in Voilà a view is drawn, follows a click and a hover, and Python hears of it; nothing is asked of the network but icons and formulas of Voilà's own page"
+    with driver.browse(size=(1000, 1000)) as page:
+        if front=='voila': page.goto(server.replace('lab/tree', driver.FRONTS[front]).format(name='fronts.ipynb'))
+        else: driver.open_notebook(page, server, 'fronts.ipynb', front=front)
+        view = page.locator(driver.STRUCTURE)
+        view.wait_for(timeout=120_000)
+        driver.click_pair(page, view, 12, 60)
+        follows(page, view, [12, 60])
+        page.get_by_text('Python heard [12, 60]').wait_for()
+        view.locator('.sa-letter').nth(47).hover()
+        assert view.locator('.sa-readout').inner_text().startswith('K48')
+        page.screenshot(path=shots/f'{front}.png')
+        assert not [url for url in page.outside if '@fortawesome/' not in url and '/mathjax/' not in url]
+        assert not [said for said in page.errors if 'blob:' in said or 'anywidget' in said] # those of a view; fronts have some of their own
+
+
+BARE = """<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:">
+<style>%s</style><div id="host"></div><script type="module">
+const bytes = text => new DataView(Uint8Array.from(atob(text), letter => letter.charCodeAt(0)).buffer);
+const whole = x => Array.isArray(x) ? x.map(whole) : x && typeof x === 'object' ? typeof x.base64 === 'string' ? bytes(x.base64) : Object.fromEntries(Object.entries(x).map(([k, v]) => [k, whole(v)])) : x;
+const { js, library, traits } = JSON.parse(atob('%s')), state = whole(traits), heard = new Map();
+const model = { get: name => state[name], set(name, value) { state[name] = value; heard.get(`change:${name}`)?.(); }, on: (name, act) => heard.set(name, act), off: name => heard.delete(name), save_changes() {},
+    widget_manager: { get_model: async id => id === 'lib' ? { get: name => name === 'source' ? bytes(library) : undefined } : null } };
+const { default: view } = await import(URL.createObjectURL(new Blob([js], { type: 'text/javascript' })));
+window.left = view.render({ model, el: document.getElementById('host') });
+window.heard = heard;
+</script>"""
+
+
+def test_a_front_that_offers_only_the_convention(tmp_path):
+    "A page that imports the module and calls `render` with a model, forbids every request and has nothing of Jupyter: all that a renderer such as that of VS Code must offer"
+    import base64
+
+    from sa_toolkit.base_view import Library, packed
+    from sa_toolkit.widgets import explore
+    view = explore('1UBI')
+    assert packed(view.get_state('_library'))['_library'].startswith('IPY_MODEL_')
+    traits = packed(dict(data=view.data, selection=[], controls=view.controls, _library='IPY_MODEL_lib'))
+    sent = json.dumps(dict(js=view._esm, library=base64.b64encode(Library.shared().source).decode(), traits=traits)).encode()
+    (tmp_path/'bare.html').write_text(BARE % (view._css, base64.b64encode(sent).decode()), encoding='utf-8')
+    with driver.browse(size=(900, 700)) as page:
+        page.goto((tmp_path/'bare.html').as_uri())
+        page.locator(driver.STRUCTURE).wait_for(timeout=60_000)
+        driver.click_pair(page, page.locator('.sa-view'), 3, 40)
+        follows(page, page.locator('.sa-view'), [3, 40])
+        assert page.evaluate('() => { window.left(); return [document.getElementById("host").childElementCount, window.heard.size]; }') == [0, 0]
         assert page.outside == [] and page.errors == []
 
 

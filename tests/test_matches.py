@@ -140,6 +140,42 @@ def test_a_kept_history_has_what_was_recorded(tmp_path):
     assert '<img' not in view.to_html() and view._repr_mimebundle_()[0]['image/png']
 
 
+def test_a_kept_history_counts_as_step_by_step(tmp_path):
+    "Read by columns it is what the record gives step by step; two ranks, windows, a chain seen twice, a loss that some steps lack"
+    import torch
+
+    from sa_toolkit.kept import along
+    from sa_toolkit.kept_record import KeptRecorder, open_kept
+    from sa_toolkit.kept_view import BINS, kept_history
+    from sa_toolkit.selection import Selected, select
+    chains = example_chains('test')[:4]
+    rng = np.random.default_rng(0)
+    for rank in range(2):
+        recorder = KeptRecorder(tmp_path, join=5)
+        recorder.before_fit(SimpleNamespace(step=0, out=None))
+        recorder.rank = rank
+        for t in range(1, 13):
+            parts = [(k, np.sort(rng.choice(len(chains[k]), 40, replace=False))) for k in rng.integers(0, 4, 3).tolist()]
+            rows, places = torch.cat([torch.full((40,), k) for k,_ in parts]), torch.from_numpy(np.concatenate([p for _,p in parts]))
+            x = [torch.from_numpy(rng.normal(size=120).astype(np.float32)) for _ in range(2)]
+            recorder.after_step(SimpleNamespace(step=t, selected={k: Selected(rows, places, v, select(v, .6)) for k,v in zip(('a2g', 'g2a')[:1+t%2], x)}))
+        if not rank: kept = {p.name: p.read_bytes() for p in tmp_path.iterdir()} # the next run would start anew
+    for name, data in kept.items(): (tmp_path/name).write_bytes(data)
+    record = open_kept(tmp_path)
+    h = kept_history(record, [SimpleNamespace(chain=c) for c in chains], 2)
+    assert len(record.files) > 4 and sorted(h.losses) == ['a2g', 'g2a']
+    assert h.steps.tolist() == [s for s in record.steps if any((c.rows_N==2).any() for c in record[s].values())]
+    for loss in h.losses:
+        assert np.isnan(h.threshold[loss]).sum() == sum(loss not in record[s] or bool((c := record[s][loss]).excess_N[~c.keep_N].max() > c.excess_N[c.keep_N].min()) for s in h.steps.tolist())
+        for k, s in enumerate(h.steps.tolist()):
+            c = record[s].get(loss)
+            if c is None: assert not h.counts[loss][k].any() and np.isnan(h.keep[loss][k]).all()
+            else:
+                x, (keep, excess) = np.clip(c.excess_N.float().numpy(), h.edges[loss][0], h.edges[loss][-1]), along(c, 2, len(chains[2]))
+                assert np.array_equal(h.keep[loss][k], keep, equal_nan=True) and np.array_equal(h.excess[loss][k], excess, equal_nan=True)
+                assert [np.histogram(x[m], h.edges[loss])[0].tolist() for m in (c.keep_N.numpy(), ~c.keep_N.numpy())] == h.counts[loss][k].tolist() and len(h.edges[loss]) == BINS+1
+
+
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
     root = tmp_path_factory.mktemp('notebooks')

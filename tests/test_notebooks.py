@@ -97,10 +97,18 @@ def test_the_site_can_run_what_it_shows():
     cells = [(p.name, c.source) for p in (ROOT/'nbs').glob('*.ipynb') for c in nbformat.read(p, 4).cells if c.cell_type == 'code' and '#| export' not in c.source]
     assert not [(name, source) for name, source in cells if hidden.search(source) and "'''" not in source]
 
-def test_saved_outputs_show_on_github():
-    nb = nbformat.read(ROOT/'tutorials'/'01_align_and_see.ipynb', 4)
+@pytest.mark.parametrize('name, pictures', [('01_align_and_see', 5), ('06_explore_a_protein', 9)]) # three views and two figures; nine views
+def test_saved_outputs_show_on_github(name, pictures):
+    nb = nbformat.read(ROOT/'tutorials'/f'{name}.ipynb', 4)
     code = [c for c in nb.cells if c.cell_type == 'code']
-    assert sum('image/png' in o.get('data', {}) for c in code for o in c.outputs) == 5 # three views, two figures
+    assert sum('image/png' in o.get('data', {}) for c in code for o in c.outputs) == pictures
+
+@pytest.mark.parametrize('path', sorted((ROOT/'tutorials').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_a_tutorial_begins_with_install_and_a_form(path):
+    "One cell that installs only where the package is missing, then parameters that Colab shows as a form"
+    install, form = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code'][:2]
+    assert re.fullmatch(r'try: import (peft, )?sa_toolkit\nexcept ImportError:\n    %pip install -q "sa-toolkit\[lab(,lora)?\]"', install)
+    assert all(re.fullmatch(r'[A-Z_]+ = .+ #@param \{type:"(string|integer|number|boolean|raw)"\}', line) for line in form.split('\n'))
 
 @pytest.mark.parametrize('path', sorted((ROOT/'tutorials').glob('*.ipynb')), ids=lambda p: p.stem)
 def test_saved_outputs_are_whole(path):

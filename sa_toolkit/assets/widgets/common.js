@@ -23,6 +23,26 @@ function add(parent, tag, className, text) {
   return node;
 }
 
+const clamp = (at, n) => Math.max(0, Math.min(n - 1, at)); // a position
+const within = (value, low, high) => Math.max(low, Math.min(high, value));
+
+// ---- what comes as bytes ----
+
+// Bytes come as a view of a message; numbers in them need a buffer of their own to be aligned.
+const bytesOf = raw => new Uint8Array(raw.buffer ?? raw, raw.byteOffset ?? 0, raw.byteLength);
+const listOf = (Kind, raw) => new Kind(bytesOf(raw).slice().buffer);
+
+// ---- canvases ----
+
+// A canvas with a pixel for each of the screen's, and a pen that counts in CSS pixels
+function sheet(parent, className, wide, high) {
+  const canvas = add(parent, 'canvas', className), zoom = Math.max(1, window.devicePixelRatio);
+  [canvas.width, canvas.height] = [Math.round(wide * zoom), Math.round(high * zoom)];
+  const pen = canvas.getContext('2d');
+  pen.scale(canvas.width / wide, canvas.height / high);
+  return [canvas, pen];
+}
+
 // ---- switches ----
 
 // Buttons of which one is pressed; `get` says which, `set` is told of a click
@@ -251,8 +271,7 @@ function makeViewer(library, box, data, report, show = {}) {
     for (const [i, j] of mark.line ? mark.pairs : [])
       if (data.cb[i] && data.cb[j]) viewer.addCylinder(line(data, i, j, { color: mark.color, radius: 0.2, dashed: mark.line === 'dashed' }));
   viewer.zoomTo();
-  viewer.zoom(1.1); // it leaves room for a sphere around everything
-  viewer.render();
+  viewer.zoom(1.1); // it leaves room for a sphere around everything; whoever made it draws it
   viewer.saModels = { viewer, protein, ligands };
   return viewer;
 }
@@ -422,8 +441,6 @@ function reporter(model, n, state, show) {
   return { pick, hover, key, note };
 }
 
-const clamp = (at, n) => Math.max(0, Math.min(n - 1, at));
-
 function layout(el, data) {
   const root = add(el, 'div', 'sa-view'); // Jupyter styles `el` itself, so it stays bare
   root.dataset.lmSuppressShortcuts = 'true';
@@ -435,4 +452,20 @@ function layout(el, data) {
   const panels = add(root, 'div', 'sa-panels');
   const [left, right] = [add(panels, 'div', 'sa-panel sa-left'), add(panels, 'div', 'sa-panel')];
   return { root, left, right };
+}
+
+// A view's `render`: `build` makes it, which gives `show` and `dispose`; what Python changes in one of
+// `names` is shown, other data make another view. The front calls what `render` gives when the output goes.
+function renderer(build, ...names) {
+  return ({ model, el }) => {
+    let view = build(model, el);
+    const heard = { 'change:data': () => { view.dispose(); view = build(model, el); } };
+    for (const name of names) heard[`change:${name}`] = () => view.show(name);
+    for (const [event, act] of Object.entries(heard)) model.on(event, act);
+    return () => {
+      for (const [event, act] of Object.entries(heard)) model.off(event, act);
+      view.dispose();
+      delete el.__saView;
+    };
+  };
 }

@@ -1,4 +1,5 @@
-// A run as it goes: curves over steps, and which residues of one chain the losses kept.
+
+// A run as it goes: curves over steps, and which residues of one chain the losses kept. `common.js` goes before.
 //
 // `data` holds the curves and how far the run is, `kept` the chain. Python sends both about once a
 // second; what is pointed at and how much curves are smoothed stays here, since a kernel that
@@ -8,14 +9,6 @@ const COLORS = ['#2a83cc', '#d55e00', '#009e73', '#b65f94'];
 const KEPT = [42, 131, 204, 255], LEFT = [213, 94, 0, 180], NOTHING = [0, 0, 0, 0];
 const SMOOTH = [1, 3, 5, 9, 17, 33]; // points averaged
 const WORDS = { 1: 'kept', 0: 'left out', '.': 'not counted' };
-
-function add(parent, tag, className, text) {
-  const node = document.createElement(tag);
-  node.className = className;
-  if (text !== undefined) node.textContent = text;
-  parent.append(node);
-  return node;
-}
 
 function draw(parent, tag, className, attributes = {}) {
   const node = document.createElementNS('http://www.w3.org/2000/svg', tag);
@@ -28,7 +21,6 @@ function draw(parent, tag, className, attributes = {}) {
 // ---- numbers ----
 
 const known = value => value !== null && value !== undefined;
-const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
 function words(value) {
   if (!known(value)) return '–';
@@ -61,7 +53,7 @@ function ticks([low, high], most) {
   return res;
 }
 
-const tickText = ([value, step]) => Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k` : value.toFixed(clamp(Math.ceil(-Math.log10(step) - 1e-9), 0, 6));
+const tickText = ([value, step]) => Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k` : value.toFixed(within(Math.ceil(-Math.log10(step) - 1e-9), 0, 6));
 
 // The last point at or before a step
 const placeOf = (line, step) => line.x.findLastIndex(x => x <= step);
@@ -128,7 +120,7 @@ function chart(parent) {
     },
     step: event => {
       const area = svg.getBoundingClientRect();
-      return Math.round(clamp(xs[0] + (event.clientX - area.left) / area.width * (xs[1] - xs[0]), 0, xs[1] / 1.02));
+      return Math.round(within(xs[0] + (event.clientX - area.left) / area.width * (xs[1] - xs[0]), 0, xs[1] / 1.02));
     },
   };
 }
@@ -160,7 +152,7 @@ function chartsPanel(root, model) {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (event.key === 'Escape') point(null);
     else if (!move) return;
-    else point(clamp((at ?? steps[1]) + move * Math.max(1, Math.round(steps[1] / 100)), ...steps));
+    else point(within((at ?? steps[1]) + move * Math.max(1, Math.round(steps[1] / 100)), ...steps));
     event.preventDefault();
     event.stopPropagation();
   });
@@ -238,7 +230,7 @@ function keptPanel(root, model) {
     mark.style.height = `${24 * kept.rows.length}px`;
     for (const [i, text] of kept.ticks) add(axis, 'span', 'sa-tick sa-tick-x', text).style.left = `${(i + 0.5) / n * 100}%`;
     const show = next => {
-      at = next === null ? null : clamp(next, 0, n - 1);
+      at = next === null ? null : within(next, 0, n - 1);
       mark.hidden = at === null;
       if (at !== null) mark.style.left = `${(at + 0.5) / n * 100}%`;
       readout.textContent = at === null ? 'Point at a residue, or move with the arrow keys.' : residueWords(kept, at);

@@ -10,9 +10,6 @@ const MOST_STEPS = 160; // shown in one play
 
 // ---- data ----
 
-const bytesOf = x => new Uint8Array(x.buffer ?? x, x.byteOffset ?? 0, x.byteLength);
-const listOf = (Kind, x) => new Kind(bytesOf(x).slice().buffer); // a copy, since a view must begin at a multiple of its size
-
 function prepare(raw) {
   const data = { ...raw, n: raw.chain.sequence.length, colors: raw.states.map(({ color }) => color) };
   data.losses = raw.losses.map(one => {
@@ -40,14 +37,6 @@ function excessOf({ cells, low, high }, at) {
 
 // ---- canvases ----
 
-function sheet(parent, className, [width, height]) {
-  const canvas = add(parent, 'canvas', className), zoom = Math.max(1, window.devicePixelRatio);
-  [canvas.width, canvas.height] = [Math.round(width * zoom), Math.round(height * zoom)];
-  const pen = canvas.getContext('2d');
-  pen.scale(canvas.width / width, canvas.height / height);
-  return [canvas, pen];
-}
-
 const word = color => new Uint32Array(new Uint8ClampedArray(rgba(color)).buffer)[0];
 
 function picture(width, height, fill) {
@@ -62,7 +51,7 @@ function picture(width, height, fill) {
 
 function historyPanel(parent, data, state, report) {
   const [wide, high] = HISTORY, frame = add(parent, 'div', 'sa-frame sa-map-frame sa-history'), images = [];
-  const [, ground] = sheet(frame, '', HISTORY), [over, pen] = sheet(frame, 'sa-history-over', HISTORY);
+  const [, ground] = sheet(frame, '', ...HISTORY), [over, pen] = sheet(frame, 'sa-history-over', ...HISTORY);
   const rows = data.steps.length, words = data.colors.map(color => word(color));
   const y = k => (k + 0.5) / rows * high, x = i => (i + 0.5) / data.n * wide;
   for (const [i, text] of data.chain.ticks) add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${x(i)}px`;
@@ -111,12 +100,12 @@ function historyPanel(parent, data, state, report) {
 // ---- excess of the step ----
 
 function barsPanel(parent, data, state) {
-  const key = add(parent, 'div', 'sa-legend sa-bars-key'), frame = add(parent, 'div', 'sa-bars'), [canvas, pen] = sheet(frame, '', BARS), [wide, high] = BARS;
+  const key = add(parent, 'div', 'sa-legend sa-bars-key'), frame = add(parent, 'div', 'sa-bars'), [canvas, pen] = sheet(frame, '', ...BARS), [wide, high] = BARS;
   const ends = ['left', 'right'].map(side => { const node = add(frame, 'span', 'sa-end'); node.style[side] = 0; return node; });
   canvas.setAttribute('role', 'img');
   return { show() {
     const { counts, edges: [low, top], threshold, most } = data.losses[state.loss], from = state.at * 2 * data.bins, width = wide / data.bins;
-    const total = counts.subarray(from, from + 2 * data.bins).reduce((sum, count) => sum + count, 0), x = value => (clampTo(value, low, top) - low) / (top - low) * wide;
+    const total = counts.subarray(from, from + 2 * data.bins).reduce((sum, count) => sum + count, 0), x = value => (within(value, low, top) - low) / (top - low) * wide;
     pen.clearRect(0, 0, wide, high);
     for (let b = 0; b < data.bins; b++) {
       let base = high - 1;
@@ -144,8 +133,6 @@ function barsPanel(parent, data, state) {
     canvas.setAttribute('aria-label', key.textContent);
   } };
 }
-
-const clampTo = (value, low, high) => Math.max(low, Math.min(high, value));
 
 // ---- a row for each loss ----
 
@@ -334,17 +321,6 @@ function build(model, el) {
   return { show() { read(); later(); }, dispose: () => { bar.stop(); cancelAnimationFrame(waiting); chain.dispose(); root.remove(); } };
 }
 
-function render({ model, el }) {
-  let view = build(model, el);
-  const show = () => view.show(), names = ['selection', 'step', 'loss'];
-  const rebuild = () => { view.dispose(); view = build(model, el); };
-  for (const name of names) model.on(`change:${name}`, show);
-  model.on('change:data', rebuild);
-  return () => {
-    for (const name of names) model.off(`change:${name}`, show);
-    model.off('change:data', rebuild);
-    view.dispose();
-  };
-}
+const render = renderer(build, 'selection', 'step', 'loss');
 
 export default { render };

@@ -3,7 +3,7 @@
 const FOUND = '#1f86cc', WRONG = '#d55e00', MISSED = '#8f9ba7'; // as GAINED, LOST and TRUE of views.py
 const AHEAD = ['#3274b500', '#3274b5ff'], KNOWN = ['#7c899600', '#7c8996ff'];
 const RANGE_NAMES = { all: 'all', short: 'short', medium: 'medium', long: 'long' };
-const MODES = { both: 'both', predicted: 'predicted', true: 'true', difference: 'difference' };
+const CHANGE = ['#d55e00ff', '#d55e0080', '#80808000', '#1f86cc80', '#1f86ccff']; // as in views.py
 
 // ---- which pairs are named; the same as named.py ----
 
@@ -70,9 +70,20 @@ const cellsOf = { upper: pair => [upperOf(pair)], lower: pair => [upperOf(pair).
   both: pair => [upperOf(pair), upperOf(pair).reverse()] };
 const layerAt = (data, i, j) => data.layers.find(layer => layer.side === 'both' || layer.side === (i < j ? 'upper' : 'lower'));
 
+// The later map less the earlier, on a scale even around zero that ends at the greatest change
+function changeShown(data, read, half) {
+  const [b, a] = data.maps, most = (data.most ??= a.values.reduce((top, value, k) => Math.max(top, Math.abs(value - b.values[k])), 0) || 1);
+  const level = (i, j) => i === j ? 128 : 1 + Math.round(127 * (1 + (half(a.values, i, j) - half(b.values, i, j)) / most));
+  const layers = [{ name: `${a.name} − ${b.name}`, side: 'both', ramp: CHANGE, low: signed(-most), high: signed(most) }];
+  return { layers, marks: read.marks.map(mark => ({ ...mark, side: 'both', filled: false })), value: level };
+}
+
+const signed = x => (x > 0 ? '+' : '') + x.toFixed(2).replace('-', '−');
+
 // What one way of showing the map is made of: layers, (i, j) → value of 0 to 255, marks beside those of the view
 function shownAs(mode, data, n, read) {
   const half = (from, i, j) => i === j ? 0 : from[pairIndex(n, Math.min(i, j), Math.max(i, j))];
+  if (mode === 'change') return changeShown(data, read, half);
   const layer = (name, ramp, words) => ({ name, side: 'both', ramp, low: 0, high: 1, words });
   const wide = marks => marks.map(mark => ({ ...mark, side: 'both' }));
   if (mode === 'predicted') return { layers: [layer('predicted', AHEAD)], marks: wide(read.marks), value: (i, j) => i === j ? 0 : 1 + Math.round(254 * half(data.maps[0].values, i, j)) };
@@ -98,14 +109,6 @@ function mapImage({ layers, value }, n, range) {
   canvas.width = canvas.height = n;
   canvas.getContext('2d').putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), n, n), 0, 0);
   return canvas;
-}
-
-function sharpCanvas(parent, className) {
-  const canvas = add(parent, 'canvas', className), zoom = Math.max(1, window.devicePixelRatio);
-  canvas.width = canvas.height = Math.round(SIZE * zoom);
-  const pen = canvas.getContext('2d');
-  pen.scale(canvas.width / SIZE, canvas.width / SIZE);
-  return [canvas, pen];
 }
 
 function drawMarks(pen, marks, cell) {
@@ -140,7 +143,7 @@ function drawPointer(pen, positions, cell, strength) {
 
 function mapPanel(parent, data, n, report) {
   const cell = SIZE / n, frame = add(parent, 'div', 'sa-frame sa-map-frame');
-  const [, ground] = sharpCanvas(frame, 'sa-map-image'), [over, pen] = sharpCanvas(frame, 'sa-map');
+  const [, ground] = sheet(frame, 'sa-map-image', SIZE, SIZE), [over, pen] = sheet(frame, 'sa-map', SIZE, SIZE);
   for (const [i, text] of data.ticks) {
     add(frame, 'span', 'sa-tick sa-tick-left', text).style.top = `${(i + 0.5) * cell}px`;
     add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${(i + 0.5) * cell}px`;
@@ -188,6 +191,7 @@ function valueAt(data, n, i, j) {
 function pairValues(data, n, i, j) {
   if (!data.maps) return (data.layers.length > 1 ? cellsOf.both([i, j]) : [[i, j]]).map(cell => valueAt(data, n, ...cell));
   const at = pairIndex(n, ...upperOf([i, j])), said = data.maps.map(({ name, values }) => `${name} ${values[at].toFixed(2)}`);
+  if (data.maps.length === 2) said.push(`change ${signed(data.maps[1].values[at] - data.maps[0].values[at])}`);
   if (!data.true) return said;
   return [...said, data.resolved[i] && data.resolved[j] ? (data.true[at] ? 'contact' : 'no contact') : 'contact unknown'];
 }
@@ -223,7 +227,7 @@ function pairList(parent, data, report) {
 function controlBar(bar, data, read, change) {
   const now = read(), inputs = {};
   const turn = name => (value, final) => change({ [name]: value }, final);
-  if (data.modes) inputs.map = selectInput(bar, 'map', data.modes.map(mode => [mode, MODES[mode]]), now.map, turn('map'));
+  if (data.modes) inputs.map = selectInput(bar, 'map', data.modes.map(mode => [mode, mode]), now.map, turn('map'));
   if (data.ranges) inputs.range = selectInput(bar, 'range', Object.entries(data.ranges).map(([key, [low, high]]) => [key, `${RANGE_NAMES[key]} ${high ? `${low}–${high}` : `≥ ${low}`}`]), now.range, turn('range'));
   if (data.maps) inputs.threshold = sliderInput(bar, 'probability ≥', now.threshold, turn('threshold'));
   for (const [name, label, there] of [['sides', 'side chains', data.sides], ['ligands', 'ligands', data.ligands?.length], ['contacts', 'contacts', data.maps && data.pdb]])
@@ -234,13 +238,10 @@ function controlBar(bar, data, read, change) {
 
 // ---- the view ----
 
-// Bytes come as a view of a message; numbers in them need a buffer of their own to be aligned.
-const bytesOf = raw => raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : new Uint8Array(raw);
-
 function unpackedData(model) {
   const data = { ...model.get('data'), cache: {} };
   if (data.matrix) data.values = bytesOf(data.matrix);
-  if (data.maps) data.maps = data.maps.map(({ name, values }) => ({ name, values: new Float32Array(bytesOf(values).slice().buffer) }));
+  if (data.maps) data.maps = data.maps.map(({ name, values }) => ({ name, values: listOf(Float32Array, values) }));
   if (data.true) data.true = bytesOf(data.true);
   return data;
 }
@@ -292,23 +293,9 @@ function build(model, el) {
   redraw();
   el.__saView = { scene, state, data, controls }; // for tests
   const obey = () => { Object.assign(controls, model.get('controls')); steer(controls); redraw(); };
-  return { show, obey, dispose: () => { scene.dispose(); root.remove(); } };
+  return { show: name => name === 'controls' ? obey() : show(), dispose: () => { scene.dispose(); root.remove(); } };
 }
 
-function render({ model, el }) {
-  let view = build(model, el);
-  const show = () => view.show(), obey = () => view.obey();
-  const rebuild = () => { view.dispose(); view = build(model, el); };
-  model.on('change:selection', show);
-  model.on('change:controls', obey);
-  model.on('change:data', rebuild);
-  return () => {
-    model.off('change:selection', show);
-    model.off('change:controls', obey);
-    model.off('change:data', rebuild);
-    view.dispose();
-    delete el.__saView;
-  };
-}
+const render = renderer(build, 'selection', 'controls');
 
 export default { render };

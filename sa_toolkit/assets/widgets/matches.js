@@ -11,9 +11,6 @@ const RISE = ['#d55e00', '#f0f2f4', '#1f86cc'], RISE_CLEAR = ['#d55e00ff', '#8f9
 
 // ---- data ----
 
-const bytesOf = x => new Uint8Array(x.buffer ?? x, x.byteOffset ?? 0, x.byteLength);
-const listOf = (Kind, x) => new Kind(bytesOf(x).slice().buffer); // a copy, since a view must begin at a multiple of four
-
 function prepare(raw) {
   const data = { ...raw, starts: [], n: 0 };
   for (const chain of data.chains) {
@@ -59,14 +56,6 @@ const nameOf = (data, i) => { const [p, r] = placeOf(data, i); return data.chain
 const fullName = (data, i) => data.chains.length > 1 ? `${data.chains[placeOf(data, i)[0]].title} ${nameOf(data, i)}` : nameOf(data, i);
 
 // ---- similarity matrix ----
-
-function sheet(parent, className, width, height) {
-  const canvas = add(parent, 'canvas', className), zoom = Math.max(1, window.devicePixelRatio);
-  [canvas.width, canvas.height] = [Math.round(width * zoom), Math.round(height * zoom)];
-  const pen = canvas.getContext('2d');
-  pen.scale(canvas.width / width, canvas.height / height);
-  return [canvas, pen];
-}
 
 function gridImage(data, mode) {
   const image = new ImageData(data.n, data.n), words = new Uint32Array(image.data.buffer);
@@ -536,17 +525,6 @@ function build(model, el) {
   return { show, dispose: () => { cancelAnimationFrame(waiting); protein.dispose(); slots.dispose(); root.remove(); } };
 }
 
-function render({ model, el }) {
-  let view = build(model, el);
-  const show = () => view.show();
-  const rebuild = () => { view.dispose(); view = build(model, el); };
-  for (const name of ['selection', 'shown']) model.on(`change:${name}`, show);
-  model.on('change:data', rebuild);
-  return () => {
-    for (const name of ['selection', 'shown']) model.off(`change:${name}`, show);
-    model.off('change:data', rebuild);
-    view.dispose();
-  };
-}
+const render = renderer(build, 'selection', 'shown');
 
 export default { render };

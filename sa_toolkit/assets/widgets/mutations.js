@@ -3,19 +3,15 @@
 const WIDE = 2 * SIZE + 16, ROW = 12, LEAST = 5; // px: the map, a letter's row, a residue's column
 const signed = x => Number.isFinite(x) ? x.toFixed(2).replace('-', '\u2212') : 'unknown';
 
-function bytesOf(raw) { return raw.buffer ? new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength) : new Uint8Array(raw); }
-
 // Letters down, residues along; a long chain is scrolled, and only what is in sight is drawn
 function heatPanel(parent, data, n, report, state) {
-  const cell = Math.max(LEAST, WIDE / n), tall = ROW * 20, [harm, , help] = data.ramp.map(rgba);
+  const cell = Math.max(LEAST, WIDE / n), tall = ROW * 20, [harm, help] = [data.ramp[0], data.ramp.at(-1)].map(rgba);
   const box = add(parent, 'div', 'sa-heat'), names = add(box, 'div', 'sa-heat-letters');
   for (const letter of data.rows) add(names, 'span', '', letter);
   const scroll = add(box, 'div', 'sa-heat-scroll'), long = add(scroll, 'div', 'sa-heat-long');
   Object.assign(long.style, { width: `${cell * n}px`, height: `${tall + 16}px` });
   const [ground, over] = ['sa-heat-image', 'sa-heat-map'].map(name => {
-    const canvas = add(long, 'canvas', name), zoom = Math.max(1, window.devicePixelRatio), pen = canvas.getContext('2d');
-    Object.assign(canvas, { width: Math.round(WIDE * zoom), height: Math.round(tall * zoom) });
-    pen.scale(zoom, zoom);
+    const [canvas, pen] = sheet(long, name, WIDE, tall);
     return { canvas, pen };
   });
   for (const [i, text] of data.ticks) add(long, 'span', 'sa-tick', text).style.left = `${(i + 0.5) * cell}px`;
@@ -74,7 +70,7 @@ function profilePanel(parent, data, report) {
     row.addEventListener('click', () => report.letter(k));
     return { row, bar, value };
   });
-  const [harm, , help] = data.ramp;
+  const [harm, help] = [data.ramp[0], data.ramp.at(-1)];
   return {
     show({ selection, hover, letter }) {
       const i = hover.at(-1) ?? selection.at(-1);
@@ -100,7 +96,7 @@ function said(data, { selection, hover, letter, under }) {
 
 function build(model, el) {
   const data = { ...model.get('data') }, n = data.sequence.length, state = { selection: [], hover: [], note: '', letter: '', under: -1 };
-  data.effects = new Float32Array(bytesOf(data.effects).slice().buffer);
+  data.effects = listOf(Float32Array, data.effects);
   const { root, left, right } = layout(el, data), panels = [];
   const show = () => {
     const before = state.selection.join();
@@ -140,16 +136,6 @@ function build(model, el) {
   return { show, dispose: () => { scene.dispose(); root.remove(); } };
 }
 
-function render({ model, el }) {
-  let view = build(model, el);
-  const show = () => view.show(), rebuild = () => { view.dispose(); view = build(model, el); };
-  const heard = { selection: show, letter: show, data: rebuild };
-  for (const [name, act] of Object.entries(heard)) model.on(`change:${name}`, act);
-  return () => {
-    for (const [name, act] of Object.entries(heard)) model.off(`change:${name}`, act);
-    view.dispose();
-    delete el.__saView;
-  };
-}
+const render = renderer(build, 'selection', 'letter');
 
 export default { render };
