@@ -119,10 +119,11 @@ def change_map(data): # (L,L) later minus earlier, symmetric, and the greatest s
 
 def still(
     data:dict, # of `view_data`, with or without `named_data`
-    controls:dict, # map, range, threshold, contacts
+    controls:dict, # map, range, threshold, contacts, ligands
 )->dict: # of `view_data`
     "A view's data as its controls stand"
     marks, mode, n = named_marks(data, controls), controls['map'], len(data['sequence'])
+    if not controls.get('ligands', True): data = data | dict(hetero='')
     if mode=='both': return data | dict(marks=[*data['marks'], *marks])
     if mode=='change':
         (m, most), (b, a) = change_map(data), (m['name'] for m in data['maps'])
