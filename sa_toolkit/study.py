@@ -188,7 +188,8 @@ def read_cells(
     folder=None, # of result files; None: those that come with the package
 )->list: # of (facts, `Results`)
     "Result files of a study; raises FileNotFoundError where there is none"
-    files = sorted(Path(folder or asset('study')).glob('*.parquet'))
+    folder = Path(folder or asset('study'))
+    files = sorted(folder.glob('*.parquet'))
     if not files: raise FileNotFoundError(f'{folder} holds no result file; `sa-toolkit reproduce DATA` makes them.')
     res = [open_results(f) for f in files]
     return [(json.loads(r.notes[0]), r) for r in res]
