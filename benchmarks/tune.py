@@ -1,15 +1,16 @@
-"""Try settings of the alignment on the study's validation chains; prints one line, and appends it to a CSV.
+"""Try settings of the alignment on the study's validation chains; prints one row, and appends it to a CSV that `study.tuning` reads.
 
-    python benchmarks/tune.py DATA NAME [setting=value ...] [--out tuning.csv] [--threads 1]
+    python benchmarks/tune.py DATA [setting=value ...] [--valid 60] [--out tuning.csv] [--threads 1]
 
 DATA is a dataset of `sa-toolkit prepare` with CATH annotations, structural tokens and ProteinMPNN states. A setting is a field of
 `AlignConfig` (steps=300 lr=5e-5 physical=1), or one that did not earn a place there: `layer` (align the states after that many
 layers before the last), `scaled` (states divided by the root of their dimension, not normalised), `unmasked` (both structure tasks on a
-second, unmasked pass), `seen` (both only at residues that are not masked), `tau` (first temperature); or `chains`, how many to train on.
-Without settings the base is measured.
+second, unmasked pass), `seen` (both only at residues that are not masked), `tau` (first temperature), `mix` (how far the weights go from the base's to the
+trained ones); or `chains`, how many to train on. Without settings the base is measured.
 
-Measured on 60 validation chains of each kind, never on test chains: long- and all-range P@L with the model's own contact head, with a
-refitted head and with the probe of frozen states, masked-LM perplexity, and the rank correlation with the effects of GB1's mutations.
+Measured on validation chains of each kind (`--valid 0`: all of them), never on test chains: long- and all-range P@L with the model's own
+contact head, with a refitted head and with the probe of frozen states, masked-LM perplexity, and the rank correlation with the effects of
+GB1's mutations.
 """
 import argparse
 import csv
@@ -29,7 +30,7 @@ from sa_toolkit.study import Study
 from sa_toolkit.suite import Suite, evaluate
 from sa_toolkit.train import Learner
 
-OURS = dict(chains=3000, layer=0, scaled=False, unmasked=False, seen=False, tau=.07)
+OURS = dict(chains=3000, layer=0, scaled=False, unmasked=False, seen=False, tau=.07, mix=1)
 SHOWN = {f'{r} P@L ({h})': f'{t} {r}' for h, t in {'own head': 'own', 'refitted head': 'refit', 'pair probe': 'probe'}.items() for r in ('long', 'all')}
 
 class Variant(Aligner):
@@ -61,32 +62,39 @@ class Variant(Aligner):
 
 def train(study, how, cfg):
     model = Variant(load_plm(study.model), 128, 20, cfg.seed)
+    base = {k: x.clone() for k, x in model.plm.state_dict().items() if x.is_floating_point()}
     model.how = how
     with torch.no_grad(): model.log_scale.fill_(math.log(1/how['tau']))
     learn = Learner(model, study.pick('train', how['chains']), cfg, None, [])
     for step in range(cfg.steps):
         learn.one_step()
         if step % 25 == 24: print(step+1, {k: round(learn.history[-1][k], 3) for k in ('mlm', 'physical', 'latent')}, flush=True)
+    model.plm.load_state_dict({k: x.lerp(model.plm.state_dict()[k], how['mix']) for k, x in base.items()}, strict=False)
     return model.plm
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('data')
-    p.add_argument('name')
     p.add_argument('settings', nargs='*')
+    p.add_argument('--valid', type=int, default=60)
     p.add_argument('--out', default='tuning.csv')
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
+    if bad := [s for s in a.settings if s.count('=') != 1]: p.error(f'{bad[0]!r} is no setting=value.')
+    if a.settings and not any(s.startswith('steps=') for s in a.settings): p.error('Settings need steps=; without any the base is measured.')
     torch.set_num_threads(a.threads)
     given = {k: json.loads('0'*v.startswith('.') + v) for k, v in (s.split('=') for s in a.settings)}
     how, given = {k: given.get(k, v) for k, v in OURS.items()}, {k: v for k, v in given.items() if k not in OURS}
     study, start = Study(a.data, Path(a.out).parent), time.perf_counter()
-    valid = [e for kind in ('valid cluster', 'valid topology') for e in study.pick(kind, 60)]
+    valid = [e for kind in ('valid cluster', 'valid topology') for e in study.pick(kind, a.valid)]
     suite = Suite(list(study.pick('fit', 120, longest=200)), valid, tasks=('contacts', 'pairs', 'language', 'mutations'), split='valid')
-    plm = train(study, how, AlignConfig(selection='all', **given)) if 'steps' in given else load_plm(study.model)
+    cfg = AlignConfig(selection='all', **given)
+    plm = train(study, how, cfg) if a.settings else load_plm(study.model)
+    minutes = round((time.perf_counter()-start)/60)
     got = {m.name: m.value() for m in evaluate(plm, suite)}
-    row = dict(name=a.name, settings=' '.join(a.settings)) | {t: round(got[n], 4) for n, t in SHOWN.items()}
-    row |= dict(ppl=round(got['perplexity'], 3), gb1=round(next(v for n, v in got.items() if n.startswith('GB1')), 3), seconds=round(time.perf_counter()-start))
+    said = ' '.join(x for x in a.settings if not x.startswith(('steps=', 'chains='))) or 'base, nothing trained'
+    row = dict(settings=said, steps=cfg.steps*bool(a.settings), chains=how['chains']*bool(a.settings), measured=len(valid)) | {t: f'{got[n]:.4f}' for n, t in SHOWN.items()}
+    row |= dict(perplexity=f'{got["perplexity"]:.3f}', GB1=f'{next(v for n, v in got.items() if n.startswith("GB1")):.3f}', minutes=minutes)
     print(row)
     new = not Path(a.out).exists()
     with open(a.out, 'a', newline='') as f:

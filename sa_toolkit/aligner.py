@@ -25,7 +25,7 @@ class AlignConfig:
     accumulate:int=1 # passes per step on each device: memory for time
     cached:bool=False # contrast all passes of a step, for one more forward pass
     max_length:int=1022 # longer chains are cut to a random window
-    lr:float=1e-4 # of the language model
+    lr:float=5e-5 # of the language model; the paper's is 1e-4
     head_lr:float=1e-3 # of projections, token head and temperature
     weight_decay:float=.01 # of AdamW
     warmup:float=.08 # share of the steps
@@ -33,7 +33,7 @@ class AlignConfig:
     mask:float=.15 # share of residues masked
     mlm:float=1. # weight of the masked-residue loss; 0 leaves a loss out
     physical:float=.5 # weight of the structural-token loss
-    latent:float=.5 # weight of the contrast with structure states
+    latent:float=.25 # weight of the contrast with structure states; the paper's is .5
     max_scale:float=100. # CLIP's clamp of the learnt scale; the authors' code has none
     gather:bool=True # negatives from all devices; the authors take each device alone
     rho:float=.8 # share of residue losses kept, per loss
@@ -110,7 +110,7 @@ def total_loss(
     sizes=None, # masked, physical, latent: how many the whole step keeps; None: those of this batch
     over_ranks:bool=False, # one threshold over all ranks
 ): # scalar, dict of detached sums for the log, dict of (excess, keep) per loss
-    "Selected means, weighted: mlm + ½ physical + ½ (a2g + g2a)/2"
+    "Selected means, weighted: mlm·MLM + physical·token + latent·(a2g + g2a)/2"
     how = cfg.selection if reference or cfg.selection != 'excess' else 'all'
     n_mlm, n_physical, n_latent = sizes or (len(now.mlm), *(kept_count(len(x), cfg, how) for x in (now.physical, now.a2g)))
     sums, chosen = dict(mlm=now.mlm.sum()/max(n_mlm, 1)), {}

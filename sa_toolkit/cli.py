@@ -90,25 +90,25 @@ def evaluate(a):
     from sa_toolkit.mutations import gb1_scan, read_scan
     from sa_toolkit.suite import evaluate_models
     use_threads(a.threads)
-    scans, tables = [read_scan(f, s) for f,s in a.scan], [read_properties(f) for f in a.property]
+    scans, tables = [read_scan(f, s) for f,s in a.scan], [read_properties(f, a.sequence, a.label, kind=a.kind) for f in a.property]
     res = evaluate_models(a.data, a.models, a.out or None, a.split, a.chains, a.tasks, [gb1_scan(), *scans], tables, a.seed)
     few = res.only((*HEADLINE, *(s.name for s in scans), *(t.short for t in tables)))
     print(few)
     if left := len(res.names)-len(few.names): print(f'{left} more measures ' + (f'are in {a.out}/results.html' if a.out else 'with --out FOLDER'))
     for b in res.models[1:-1]: print('\n  '.join([f'\n{res.models[-1]} minus {b} (paired):', *few.verdict(res.models[-1], b)]))
-    if a.out: print(f'\nWritten: {a.out}/results.html, .md, .png, .parquet')
+    if a.out: print(f'\nWritten: {a.out}/results' + ', '.join(s for s in ('.html', '.md', '.png', '.parquet') if os.path.exists(f'{a.out}/results{s}')))
 
 # %% ../nbs/14_cli.ipynb #39827fea
 def reproduce(a):
     "the study of what each part of the method brings: its tables and figures, or, with DATA, all of it again; killed at any moment, the same command goes on"
     from sa_toolkit.devices import use_threads
-    from sa_toolkit.study import Study, cells, publish, read_cells, reproduce, side_by_side
+    from sa_toolkit.study import Study, cells, parts_table, publish, read_cells, reproduce
     use_threads(a.threads)
     try: read = reproduce(Study(a.data, a.out, model=a.model), cells(a.chains, a.seeds)) if a.data else read_cells()
     except KeyboardInterrupt:
         print(f'\nStopped. Finished runs are kept in {a.out}. To go on, the same command again:\n  sa-toolkit {shlex.join(a.argv)}', file=sys.stderr)
         raise
-    for kind in ('cluster', 'topology'): print(side_by_side(read, kind), end='\n\n')
+    for a in ('base', 'MLM only'): print(f'Change against {a} in percent, with 95 % intervals over proteins and seeds; perplexity is better the lower', parts_table(read, a).T.to_string(), sep='\n\n', end='\n\n')
     print(f'Written: {publish(read, a.out)}/tables.md, parts.png, scale.png')
 
 # %% ../nbs/14_cli.ipynb #88c4850e
@@ -184,12 +184,18 @@ def _align_arguments(add):
 
 # %% ../nbs/14_cli.ipynb #ac968565
 def _evaluate_arguments(add):
+    from sa_toolkit.labels import KINDS
     d = add(evaluate, split=('valid', 'held-out chains: valid, or test at the end'), chains=(positive(200), 'how many of them'), out=('', 'folder for the table and every row'), seed=(0, 'of draws and fits'))
     d.add_argument('data', metavar='DATA', help='dataset of `sa-toolkit prepare`')
     d.add_argument('models', nargs='+', metavar='MODEL', help='short names, hub repositories or folders; the last is compared with the others')
     d.add_argument('--tasks', type=lambda x: x.split(','), default=TASKS, metavar='TASK,TASK', help='what to measure: ' + ', '.join(TASKS))
     d.add_argument('--scan', nargs=2, action='append', default=[], metavar=('FILE', 'SEQUENCE'), help='CSV with columns mutant and effect, and its wild type')
-    d.add_argument('--property', action='append', default=[], metavar='FILE', help='CSV with columns sequence and label, and split if it has one')
+    g = d.add_argument_group('your own labels', 'For each file a linear head is fitted on the frozen model: train rows fit it, valid rows choose its penalty, test rows measure it. '
+        'Fine-tuning, a label of several columns and a split column of another name are in Python: sa_toolkit.labels.read_properties and sa_toolkit.properties.fit_property.')
+    g.add_argument('--property', action='append', default=[], metavar='FILE', help='CSV or TSV; its column split, if it has one, says train, valid or test, else parts are drawn')
+    g.add_argument('--sequence', default='sequence', metavar='COLUMN', help='of the sequences')
+    g.add_argument('--label', default='label', metavar='COLUMN', help='of the labels')
+    g.add_argument('--kind', choices=KINDS, help='of the label; told from the column if not given')
     d.add_argument('--threads', type=positive, help='CPU threads; the default is one per core')
 
 def _study_arguments(add):

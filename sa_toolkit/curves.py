@@ -52,7 +52,9 @@ def thin(
 
 def line(name, table, key, dots=False): # a curve of a panel; None where there is nothing to draw
     if not {'step',key} <= table.keys(): return None
-    x, y = thin(table['step'], table[key])
+    x, y = table['step'], table[key]
+    if dots: x, y = x[np.isfinite(y)], y[np.isfinite(y)] # what only some evaluations have is joined across the others
+    x, y = thin(x, y)
     return dict(name=name, dots=dots, x=[int(v) for v in x], y=[float(f'{v:.5g}') if np.isfinite(v) else None for v in y])
 
 # %% ../nbs/11b_curves.ipynb #b97d60ee
@@ -143,7 +145,7 @@ def dashboard_data(
     return dict(title=title, state=state.split(':')[0], said=said, step=step, steps=steps, panels=panels(history, evals))
 
 # %% ../nbs/11b_curves.ipynb #f5db6f5a
-COLORS, LEFT = ['#2a83cc','#d55e00','#009e73','#b65f94'], '#eaaf80'
+COLORS, LEFT = ['#2a83cc','#d55e00','#009e73','#b65f94'], '#e18d4b' # those of dashboard.js, whose LEFT is clear in part
 
 def draw_panel(
     ax, # matplotlib axes
@@ -158,11 +160,12 @@ def draw_panel(
             ax.plot(x['x'], y, c=c, lw=.7, alpha=.35)
             mean = [np.nanmean(v) if np.isfinite(v := y[max(0, i-smooth//2):i+smooth//2+1]).any() else np.nan for i in range(len(y))]
             ax.plot(x['x'], mean, c=c, lw=1.6, label=x['name'])
-    ax.set_title(panel['title'], fontsize=9, loc='left')
+    ax.set_title(panel['title'], fontsize=9, loc='left', parse_math=False)
     ax.tick_params(labelsize=7, length=2)
     ax.locator_params(axis='x', integer=True, nbins=5)
     ax.spines[['top','right']].set_visible(False)
-    if any(x['name'] for x in panel['lines']): ax.legend(fontsize=7, frameon=False)
+    if any(x['name'] for x in panel['lines']): # a name is no formula
+        for text in ax.legend(fontsize=7, frameon=False).get_texts(): text.set_parse_math(False)
 
 def draw_kept(
     ax, # matplotlib axes

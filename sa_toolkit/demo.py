@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import atomic_write, example_chain, example_chains
 
 # %% ../nbs/13_demo.ipynb #71ef8e55
-HOW = dict(steps=120, budget=1024, lr=2e-4, head_lr=2e-3)
+HOW = dict(steps=120, budget=1024, lr=2e-4, head_lr=2e-3, latent=.5)
 MODELS = ('base', 'MLM only', 'aligned')
 SHOWN = ('long P@L (own head)', 'long P@L (refitted head)', 'all P@L (own head)', 'all P@L (refitted head)', 'Q3', '3Di accuracy', 'perplexity')
 

@@ -116,7 +116,7 @@ def _read(path, columns): # columns that must be there; list of (line, dict), co
         rows, there = [(table.line_num, r) for r in table], table.fieldnames or []
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as e: raise ValueError(f'{path.name} is no table in text form ({e}). Save it as CSV in UTF-8.') from None
     for c in columns:
-        if c not in there: raise ValueError(f'{path.name} has no column {c!r}; it has {", ".join(map(repr, there)) or "none"}. Rename it in the file, or, in Python, pass sequence=…, label=… or split=….')
+        if c not in there: raise ValueError(f'{path.name} has no column {c!r}; it has {", ".join(map(repr, there)) or "none"}. Rename it in the file, or say which one it is: sequence=…, label=…, split=… in Python, --sequence and --label on the command line.')
     if not rows: raise ValueError(f'{path.name} has a header and no rows.')
     for line,r in rows:
         if None in r or None in r.values(): raise ValueError(f'{path.name}, line {line} has {"more" if None in r else "fewer"} cells than the header. Quote what holds a separator.')

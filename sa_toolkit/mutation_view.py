@@ -9,12 +9,11 @@ __all__ = ['LETTERS', 'ROWS', 'model_effects', 'effect_table', 'mutation_data', 
 # %% ../nbs/12ea_mutation_view.ipynb #5c7d28f2
 import numpy as np, traitlets as T
 
-from .base_view import View, script, style
+from .base_view import View, known, script, style
 from .drawing import draw_trace
 from .subject import subject, subject_data
 from .tracks import tracks
 from .views import CHANGE, GAINED, LOST, paint, view_data
-from .widgets import known
 
 # %% ../nbs/12ea_mutation_view.ipynb #566bfb0a
 LETTERS = 'ACDEFGHIKLMNPQRSTVWY' # columns of a table
@@ -56,7 +55,7 @@ def mutation_data(
     known = np.isfinite(rest).any(1)
     mean = np.full(len(chain), np.nan)
     mean[known] = np.nanmean(rest[known], 1)
-    limit = float(np.nanpercentile(np.abs(rest), 99)) or 1.
+    limit = float(np.nanpercentile(np.abs(rest), 99)) or 1. if known.any() else 1. # only wild-type cells may have numbers
     effects = table[:,[LETTERS.index(a) for a in ROWS]].astype(np.float32)
     return view_data(chain, np.zeros(0, np.uint8), [], paint(chain, mean, f'mean {name}'), effects=effects.tobytes(), rows=ROWS, ramp=CHANGE,
         limit=limit, name=name, tracks=tracks(chain), **subject_data(s))
@@ -79,7 +78,7 @@ def draw_mutations(
     at, text = zip(*data['ticks']) if data['ticks'] else ((),())
     top.set(yticks=range(20), yticklabels=list(data['rows']), xticks=at, xticklabels=text)
     top.tick_params(length=2, labelsize=7)
-    fig.colorbar(image, ax=top, label=data['name'], shrink=.8, aspect=12)
+    fig.colorbar(image, ax=top, shrink=.8, aspect=12).ax.set_ylabel(data['name'], parse_math=False)
     draw_trace(low, data)
     fig.suptitle(f'{data["title"]}   {data["subtitle"]}', fontsize=10, x=.01, ha='left', parse_math=False)
 

@@ -97,7 +97,7 @@ def named_marks(
     controls:dict, # range and threshold
 )->list: # of `mark`
     "Marks as the controls stand"
-    if not data.get('maps') or not controls.get('contacts', True): return []
+    if not data.get('maps'): return []
     n, cut = len(data['sequence']), dict(top=data['top'], threshold=controls['threshold'])
     maps, (lo, hi) = [square_of(m['values'], n) for m in data['maps']], data['ranges'][controls['range']]
     counted = np.full(n, True) if data['true'] is None else data['resolved'] # without a structure every residue may be named
@@ -119,18 +119,20 @@ def change_map(data): # (L,L) later minus earlier, symmetric, and the greatest s
 
 def still(
     data:dict, # of `view_data`, with or without `named_data`
-    controls:dict, # map, range, threshold, contacts, ligands
-)->dict: # of `view_data`
+    controls:dict, # of `LinkedView`
+)->dict: # of `view_data`, and `shown`: least and greatest separation of the pairs that are not dimmed
     "A view's data as its controls stand"
     marks, mode, n = named_marks(data, controls), controls['map'], len(data['sequence'])
+    if not controls.get('contacts', True): marks = [k | dict(line='') for k in marks]
     if not controls.get('ligands', True): data = data | dict(hetero='')
+    if controls['range']!='all': data = data | dict(shown=data['ranges'][controls['range']])
     if mode=='both': return data | dict(marks=[*data['marks'], *marks])
     if mode=='change':
         (m, most), (b, a) = change_map(data), (m['name'] for m in data['maps'])
         both = [k | dict(side='both', filled=False) for k in marks]
         return data | dict(matrix=encode(m, -most, most).tobytes(), layers=[layer(f'{a} − {b}', ramp=CHANGE, low=-most, high=most)], marks=[*data['marks'], *both])
     if mode=='predicted': m, layers = square_of(data['maps'][0]['values'], n), [layer('predicted')]
-    else: m, layers = square_of(data['true'], n, np.uint8).astype(float), [layer('true contacts', ramp=SLATE, words=True)]
+    else: m, layers = square_of(data['true'], n, np.uint8).astype(float), [layer('true, not named' if mode=='difference' else 'true contacts', ramp=SLATE, words=True)]
     seen = np.array(data['resolved'])
     m = m + m.T if mode=='predicted' else np.where(seen[:,None] & seen, m + m.T + np.eye(n), np.nan)
     wide = [] if mode=='true' else [k | dict(side='both', filled=mode=='difference') for k in marks]

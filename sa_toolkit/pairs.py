@@ -48,7 +48,8 @@ class PairProbe:
     def said(self):
         s, d, u = self.first.shape
         return (f'frozen pair probe, the mean of {s} two-layer networks ({d} → {u} → 1, ReLU) on the product of both residues\' L2-normalised states after a shared '
-            f'linear map to {d} dimensions, fitted on pairs ≥ {MIN_SEP} apart of {self.n} training chains; it does not see the separation in sequence')
+            f'linear map to {d} dimensions, fitted on pairs ≥ {MIN_SEP} apart of {self.n} training chains; it does not see the separation in sequence; '
+            "not the paper's probe, a two-layer MLP on L2-normalised states whose released code calls the top L/5 of pairs ≥ 7 apart long-range P@L: the numbers cannot be compared")
     def __repr__(self): return f'PairProbe({len(self.mean)} dimensions): {self.said}'
     def residues(self, h): return (_unit(h)-self.mean)/self.std @ self.project # (S,L,D) from (L,H)
 

@@ -170,9 +170,9 @@ class RunFolder:
     def before_fit(self, learn):
         if not learn.main: return
         if not (self.path or learn.out): raise ValueError('RunFolder needs a folder: RunFolder(path), or a learner with a run folder.')
-        self.path, self.kept, self.outer, self.told = Path(self.path or learn.out), Kept(self.chain), sys.exc_info()[1], False
+        self.path, self.kept, self.look, self.outer, self.told = Path(self.path or learn.out), Kept(self.chain), Seldom(), sys.exc_info()[1], False
         self.kept.find(learn)
-        self.tables, self.figures = (Seldom(self.every, time.monotonic()+self.every) for _ in range(2))
+        self.tables, self.figures = (Seldom(self.every, due=time.monotonic()+self.every) for _ in range(2))
         self.record = self.begin(learn)
         try: self.note(learn, 'running')
         except OSError as e: raise OSError(f'The run folder {self.path} cannot be written to ({e.strerror or e}). Choose another folder, or make room.') from None
@@ -187,7 +187,7 @@ class RunFolder:
 
     def after_step(self, learn):
         if not learn.main: return
-        self.kept.see(learn)
+        self.look(lambda: self.kept.see(learn))
         self.record['sessions'][-1].setdefault('from_step', learn.step-1)
         self.tables(lambda: self.safely(self.write, learn))
 

@@ -7,7 +7,7 @@ __all__ = ['STATS', 'FEW', 'SMALL', 'mean_of', 'perplexity_of', 'spearman', 'spe
            'paired_p', 'Results', 'cells', 'definitions', 'save_results', 'open_results']
 
 # %% ../nbs/09d_results.ipynb #72659b84
-import html, json
+import html, json, re
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -86,6 +86,7 @@ class Measure:
         object.__setattr__(self, 'rows', np.array(self.rows, float).reshape(len(self.ids), -1))
         if self.stat not in STATS or self.better not in ('higher','lower'): raise ValueError(f'{self.name}: stat must be one of {", ".join(STATS)}, better higher or lower.')
         if self.stat in ('mean','perplexity'): self.rows[self.rows[:,1]==0] = 0 # what was not measured
+        self.rows.setflags(write=False) # what was resampled is remembered
         if np.isinf(self.rows).any(): raise ValueError(f'{self.name}: {self.ids[int(np.isinf(self.rows).any(1).argmax())]} has an infinite value.')
 
     @cached_property
@@ -105,6 +106,7 @@ FEW, SMALL = 5, 20 # fewer have no interval; of fewer, nothing is called better 
 def _weights(n, draws, seed): return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), draws).astype(float)
 def _middle(x): return tuple(map(float, np.nanquantile(x, (.025, .975)))) if np.isfinite(x).any() else (float('nan'),)*2
 
+# %% ../nbs/09d_results.ipynb #74393805
 def estimate(
     seeds, # list of `Measure`, one per seed of one model
     minus=(), # those of another model, for a difference
@@ -112,6 +114,10 @@ def estimate(
     seed:int=0,
 ): # value, low, high; NaN where nothing was measured, and no interval of fewer than FEW
     "Value, or difference, and its 95 % interval; raises ValueError where two models were not measured on the same proteins"
+    return _estimate(tuple(seeds), tuple(minus), n, seed)
+
+@lru_cache(4096)
+def _estimate(seeds, minus, n, seed):
     names, k = seeds[0].units[0], max(len(seeds), len(minus))
     for m in (*seeds, *minus):
         if m.units[0].tolist() != names.tolist(): raise ValueError(f'{m.name} was not measured on the same {len(names)} proteins everywhere. Measure the models on the same ones.')
@@ -130,15 +136,16 @@ def paired_p(
     seed:int=0,
 )->float: # two-sided
     "Permutation test: which model made a protein's value is a coin flip"
+    return _paired_p(tuple(a), tuple(b), n, seed)
+
+@lru_cache(4096)
+def _paired_p(a, b, n, seed):
     flip = np.random.default_rng(seed).integers(2, size=(n, len(a[0].units[0])))
     total, seen = np.zeros(n), 0.
     k = max(len(a), len(b))
     for x,y in ((a[i%len(a)], b[i%len(b)]) for i in range(k)):
-        both = Measure(x.name, x.said, [*x.ids, *(f'{i}\n' for i in y.ids)], np.concatenate([x.rows, y.rows]), x.stat)
-        here = np.searchsorted(both.units[0], [*x.units[0], *(f'{i}\n' for i in y.units[0])])
-        w = np.empty((n, len(here)), int)
-        w[:,here] = np.hstack([flip, 1-flip])
-        total += (both.value(w) - both.value(1-w))/k
+        rows, w = np.concatenate([x.rows, y.rows]), np.hstack([flip[:,x.units[1]], 1-flip[:,y.units[1]]]) # both models' rows; one of the two sees each
+        total += (STATS[x.stat](rows, w) - STATS[x.stat](rows, 1-w))/k
         seen += (x.value() - y.value())/k
     if np.isnan(seen): return float('nan')
     return float((1 + (np.abs(total) >= abs(seen)-1e-12).sum())/(n+1))
@@ -152,6 +159,7 @@ class Results:
     runs:dict # model → list, one per seed, of lists of `Measure`
     notes:list=field(default_factory=list) # what was left out, and why
     trial:bool=False # too few proteins or steps to say better or worse
+    about:dict=field(default_factory=dict) # model → what is known of each of its runs: `seed` of draws and fits, `weights` (hash) that were measured
 
     @property
     def models(self): return list(self.runs)
@@ -160,12 +168,16 @@ class Results:
     def only(self, starts): # measures whose names begin with one of these
         return replace(self, runs={m: [[x for x in s if x.name.startswith(tuple(starts))] for s in seeds] for m,seeds in self.runs.items()})
     def get(self, model, name): return [m for s in self.runs[model] for m in s if m.name==name and m.n] # one per seed that has it
+    def known(self, model, what): # one per run of a model; None where nobody said
+        runs = self.about.get(model, [])
+        return [runs[k].get(what) if k < len(runs) else None for k in range(len(self.runs[model]))]
     def table(self): # list of dicts, one per model and measure
         def row(model, name, got):
             value, low, high = estimate(got)
             each = [m.value() for m in got]
             return dict(model=model, measure=name, value=value, low=low, high=high, sd=float(np.std(each, ddof=1)) if len(got) > 1 else float('nan'),
-                seeds=len(got), proteins=got[0].n, better=got[0].better, definition=got[0].said)
+                seeds=len(got), seed=' '.join(str(s) for s in self.known(model, 'seed') if s is not None),
+                proteins=got[0].n, better=got[0].better, definition=got[0].said)
         return [row(m, k, got) for m in self.runs for k in self.names if (got := self.get(m, k))]
     def difference(self, a, b): # measure → dict of value, low, high, p of a − b, for measures that both have
         pairs = {k: (self.get(a, k), self.get(b, k)) for k in self.names}
@@ -182,7 +194,8 @@ class Results:
 
     def __add__(self, other): # models side by side, seeds of the same name together
         runs = {k: [*self.runs.get(k, []), *other.runs.get(k, [])] for k in (*self.runs, *other.runs)}
-        return Results(runs, list(dict.fromkeys([*self.notes, *other.notes])), self.trial or other.trial)
+        facts = lambda r, m: [dict(seed=s, weights=w) for s,w in zip(r.known(m, 'seed'), r.known(m, 'weights'))] if m in r.runs else []
+        return Results(runs, list(dict.fromkeys([*self.notes, *other.notes])), self.trial or other.trial, {m: facts(self, m) + facts(other, m) for m in runs})
 
 # %% ../nbs/09d_results.ipynb #bc889b96
 def _digits(x): return 2 if abs(x) >= 2 else 3
@@ -230,10 +243,14 @@ def _html(self):
     table = '<table>' + tag('th', head) + ''.join(tag('td', r) for r in body) + '</table>'
     return f'{table}{small(_under(self))}<details><summary><small>What each number is</small></summary>{small(definitions(self))}</details>'
 
+# %% ../nbs/09d_results.ipynb #a0475e5c
+def _safe(x): # names come from outside: no markup, link, formula or new row may come of one
+    return re.sub(r'([\\|$])|(?<=])\(', lambda m: '\\' + m[0], html.escape(' '.join(x.split()), quote=False))
+
 def _markdown(self):
-    line = lambda r: '| ' + ' | '.join(x.replace('|', '\\|') for x in r) + ' |'
+    line = lambda r: '| ' + ' | '.join(map(_safe, r)) + ' |'
     head, *body = cells(self)
-    return '\n'.join([line(head), line(['---']*len(head)), *map(line, body), '', *(f'{x}  ' for x in [*_under(self), *definitions(self)])])
+    return '\n'.join([line(head), '|' + ' --- |'*len(head), *map(line, body), '', *(f'{_safe(x)}  ' for x in [*_under(self), *definitions(self)])])
 
 Results.__str__, Results.__repr__, Results._repr_html_, Results.to_markdown = _text, _text, _html, _markdown
 
@@ -244,7 +261,7 @@ def save_results(res:Results, path): # the path
     rows = [dict(model=model, seed=k, measure=m.name, said=m.said, stat=m.stat, better=m.better, id=i, values=v.tolist())
         for model,seeds in res.runs.items() for k,s in enumerate(seeds) for m in s for i,v in zip(m.ids, m.rows)]
     kinds = dict.fromkeys(('model','seed','measure','said','stat','better','id'), pa.string()) | dict(seed=pa.int16(), values=pa.list_(pa.float64()))
-    facts = dict(results=json.dumps(dict(notes=res.notes, trial=res.trial)))
+    facts = dict(results=json.dumps(dict(notes=res.notes, trial=res.trial) | (dict(about=res.about) if res.about else {})))
     table = pa.Table.from_pylist(rows, pa.schema(kinds, metadata=facts))
     return atomic_write(path, lambda p: pq.write_table(table, p, compression='zstd'))
 

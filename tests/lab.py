@@ -158,6 +158,7 @@ def bring(view, part='.sa-map'):
 def click_pair(page, view, i, j):
     "Click the map of a view where row i meets column j"
     bring(view)
+    view.locator('.sa-map').scroll_into_view_if_needed() # on a phone a view is taller than the screen
     box, n = view.locator('.sa-map').bounding_box(), view.locator('.sa-letter').count()
     page.mouse.click(box['x'] + (j+.5)/n*box['width'], box['y'] + (i+.5)/n*box['height'])
 
@@ -173,6 +174,20 @@ def pointable_residues(view):
         return atoms.map((atom, k) => [atom.resi - 1, at[k].x - window.scrollX, at[k].y - window.scrollY, rotate(turn.slice(4), atom)])
             .filter(([, x, y]) => x > frame.left + 8 && x < frame.right - 8 && y > frame.top + 8 && y < frame.bottom - 8)
             .sort((a, b) => b[3] - a[3]).map(([i, x, y]) => [i, x, y]);
+    }""")
+
+
+def contrast(view, part):
+    "How far the ink of a part is from the ground it stands on (WCAG 2: 1 to 21, and 4.5 is asked of text)"
+    return view.locator(part).first.evaluate("""node => {
+        const numbers = color => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+        const over = ([r, g, b, a], ground) => [r, g, b].map((value, k) => value * a + ground[k] * (1 - a));
+        const chain = [];
+        for (let at = node; at; at = at.parentElement) chain.unshift(numbers(getComputedStyle(at).backgroundColor));
+        const ground = chain.reduce((below, color) => over(color, below), [255, 255, 255]), ink = over(numbers(getComputedStyle(node).color), ground);
+        const light = color => color.map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4).reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0.05);
+        const [low, high] = [light(ink), light(ground)].sort((a, b) => a - b);
+        return high / low;
     }""")
 
 

@@ -60,8 +60,7 @@ def choose(view, **controls):
     "Move the controls of a view as a user does"
     for name, value in controls.items():
         if name in ('map', 'range'): view.locator('.sa-control select').nth(0 if name=='map' else -1).select_option(value)
-        elif name=='threshold':
-            view.locator('.sa-control input[type=range]').evaluate("(input, value) => { input.value = value; for (const name of ['input', 'change']) input.dispatchEvent(new Event(name)); }", value)
+        elif name=='threshold': slide(view, value, 'change')
         else: view.locator('.sa-control', has_text=name).locator('input').set_checked(value)
 
 
@@ -77,19 +76,43 @@ def marks_in_browser(view):
     return view.evaluate("root => root.parentElement.__saView.state.reading.marks.map(({ name, pairs }) => [name, pairs.map(([i, j]) => [i, j])])")
 
 
+def tallies(view):
+    "Of each map: true pairs and all, of the most probable ones and of the named"
+    return view.evaluate("root => root.parentElement.__saView.state.reading.tally")
+
+
+def slide(view, value, *last):
+    "Move the threshold's slider; the last event says that it was let go"
+    view.locator('.sa-control input[type=range]').evaluate("(input, [value, names]) => { input.value = value; for (const name of names) input.dispatchEvent(new Event(name)); }", [value, ['input', *last]])
+
+
 def steers(page, view):
     "Range, threshold and map: what the browser computes is what Python computes"
     for name, threshold in (('all', 0), ('short', .3), ('medium', 0), ('long', .15)):
         choose(view, range=name, threshold=threshold)
         agrees(page, view)
-        got = json.loads(driver.python(page, "import json\nfrom sa_toolkit.evaluate import RANGES, precision_at\n"
-            f"print(json.dumps([precision_at(guess(3, 0), chain.contacts(), 'L', *RANGES['{name}'], resolved=chain.resolved), view.controls, [[m['name'], m['pairs']] for m in view.still['marks']]]))"))
-        shown = view.evaluate("root => root.parentElement.__saView.state.reading.precision[0]")
-        assert shown == got[0] and f'P@L {got[0]:.2f}' in view.locator('.sa-tally').inner_text(), name
+        got = json.loads(driver.python(page, "import json\nfrom sa_toolkit.evaluate import RANGES, precision_at\nfrom sa_toolkit.named import contact_changes\n"
+            f"low, high = RANGES['{name}']\nsame = contact_changes(guess(3, 0), guess(3, 0), chain.contacts(), chain.resolved, 1, low, high, {threshold})\n"
+            "print(json.dumps([precision_at(guess(3, 0), chain.contacts(), 'L', low, high, resolved=chain.resolved), view.controls, "
+            "[[m['name'], m['pairs']] for m in view.still['marks']], same.precision[1], len(same.kept), same.named]))"))
+        (tally,), said = tallies(view), view.locator('.sa-tally').inner_text()
+        assert tally['best'][0]/tally['best'][1] == got[0] and f'P@L {got[0]:.2f} at any probability' in said, name
+        assert tally['named'] == got[4:] and got[4]/got[5] == got[3] and said.startswith(f'named {got[4]}/{got[5]} true ({100*got[3]:.0f} %)'), said
+        assert (threshold > 0) == (tally['named'] != tally['best']) == ('probability \u2265' in said)
         assert got[1]['range'] == name and math.isclose(got[1]['threshold'], threshold) and got[2] == marks_in_browser(view) and got[2][0][1]
+    choose(view, threshold=.15)
+    before = view.locator('.sa-tally').inner_text()
+    slide(view, .6) # held, not let go
+    assert tallies(view)[0]['named'][1] < tallies(view)[0]['best'][1] and before != view.locator('.sa-tally').inner_text()
+    assert json.loads(driver.python(page, 'import json\nprint(json.dumps(view.controls["threshold"]))')) == .15
+    choose(view, threshold=.15)
     pictures = set()
     for mode in ('both', 'predicted', 'true', 'difference'):
         choose(view, map=mode)
+        agrees(page, view)
+        names = json.loads(driver.python(page, "import json\nprint(json.dumps([part['name'] for part in view.still['layers']]))"))
+        legend = view.locator('.sa-left .sa-legend').inner_text()
+        assert names and all(name in legend for name in names)
         pictures.add(view.locator('.sa-map-image').evaluate('canvas => canvas.toDataURL()'))
     assert len(pictures) == 4
     page.wait_for_timeout(300)
@@ -97,6 +120,10 @@ def steers(page, view):
     before = view.evaluate(shapes)
     choose(view, contacts=False)
     page.wait_for_function(f"([root, before]) => ({shapes})(root) < before", arg=[view.element_handle(), before])
+    agrees(page, view)
+    got = json.loads(driver.python(page, "import json\nprint(json.dumps([[m['name'], m['pairs'], m['line']] for m in view.still['marks']]))"))
+    assert [mark[:2] for mark in got] == marks_in_browser(view) and got[0][1] and not any(line for *_, line in got)
+    assert view.evaluate("root => root.parentElement.__saView.state.lines") == [] and got[0][0] in view.locator('.sa-left .sa-legend').inner_text()
     driver.python(page, "view.controls = dict(range='long', threshold=.25)")
     page.wait_for_function("root => JSON.parse(root.dataset.controls).threshold === 0.25", arg=view.element_handle())
     assert view.locator('.sa-control select').nth(1).input_value() == 'long' and view.locator('.sa-output').inner_text() == '0.25'
@@ -115,7 +142,14 @@ def listed(page, view):
     agrees(page, view, 'compared')
     python = json.loads(driver.python(page, "import json\nprint(json.dumps([[m['name'], m['pairs']] for m in compared.still['marks'][1:]]))"))
     assert python == marks_in_browser(view) != marks and 'gained' in view.locator('.sa-tally').inner_text()
-    choose(view, range='all')
+    choose(view, threshold=.2)
+    of = "guess(9, 1), guess(4, 2), chain.contacts(), chain.resolved, 1, 24, None"
+    named, best = json.loads(driver.python(page, f"from sa_toolkit.named import contact_changes\nprint(json.dumps([contact_changes({of}, t).precision for t in (.2, 0)]))"))
+    got, said = tallies(view), view.locator('.sa-tally').inner_text()
+    assert [of['named'][0]/of['named'][1] for of in got] == named != best == [of['best'][0]/of['best'][1] for of in got]
+    words = [f'{name} {hits}/{all} true ({100*hits/all:.0f} %)' for name, (hits, all) in zip(('before', 'after'), (of['named'] for of in got))]
+    assert said.startswith(f'among named: {words[0]}, {words[1]}') and said.endswith(f'P@L at any probability: before {best[0]:.2f} \u2192 after {best[1]:.2f}')
+    choose(view, range='all', threshold=0)
 
 
 def changes(page, view, shots):
@@ -159,6 +193,63 @@ def substitutes(page, view, shots):
     view.locator('.sa-letter').nth(30).click()
     driver.python_has(page, [30], 'mutated')
     view.screenshot(path=shots/'mutated_light.png')
+
+
+MARKED = """root => {
+    const { scene, data } = root.parentElement.__saView, map = root.querySelector('.sa-map'), pen = map.getContext('2d'), n = data.sequence.length;
+    const band = i => pen.getImageData(1, Math.floor((i + 0.5) / n * map.height), 1, 1).data[3] > 0;
+    return JSON.stringify([[...root.querySelectorAll('.sa-hovered')].map(node => Number(node.dataset.position)),
+        data.names.map((_, i) => i).filter(band), scene.viewer.shapes.filter(Boolean).length]);
+}"""
+
+def hover_residue(page, view):
+    "Point at residues of the structure, nearest first, until one is met; give its position"
+    for i, x, y in driver.pointable_residues(view)[:12]:
+        page.mouse.move(x, y)
+        page.wait_for_timeout(200)
+        if hovered := json.loads(view.evaluate(MARKED))[0]: return hovered[0], i
+    raise AssertionError('No residue of the structure was met.')
+
+
+def points(page, view):
+    "What is pointed at in one panel is marked in the others: letters, a band across the map, a ball in the structure"
+    view.locator('.sa-map').focus()
+    page.keyboard.press('Escape')
+    page.mouse.move(1, 1)
+    page.wait_for_function("root => root.dataset.highlighted === ''", arg=view.element_handle())
+    page.wait_for_timeout(200)
+    letters, rows, shapes = json.loads(view.evaluate(MARKED))
+    assert letters == rows == []
+    becomes = lambda *expected: page.wait_for_function(f"([root, text]) => ({MARKED})(root) === text", arg=[view.element_handle(), json.dumps(expected).replace(' ', '')], timeout=10_000)
+    box, n = view.locator('.sa-map').bounding_box(), view.locator('.sa-letter').count()
+    page.mouse.move(box['x'] + 60.5/n*box['width'], box['y'] + 12.5/n*box['height'])
+    becomes([12, 60], [12], shapes+2)
+    view.locator('.sa-letter').nth(30).hover()
+    becomes([30], [30], shapes+1)
+    page.mouse.move(1, 1)
+    becomes([], [], shapes)
+    got, near = hover_residue(page, view)
+    assert abs(got-near) <= 2
+    becomes([got], [got], shapes+1)
+    view.locator('.sa-scene').focus()
+    page.keyboard.press('ArrowRight')
+    follows(page, view, [0])
+
+
+def readable(view):
+    "Text stands out from its ground"
+    for part in ('.sa-title', '.sa-subtitle', '.sa-letter:not(.sa-missing):not(.sa-selected)', '.sa-number', '.sa-readout', '.sa-tally', '.sa-control', '.sa-control select', '.sa-legend', '.sa-tick', '.sa-filled:not(.sa-strip)'):
+        assert driver.contrast(view, part) >= 4.5, (part, driver.contrast(view, part))
+
+
+def fits_a_phone(page, view):
+    "At 390 pixels nothing is scrolled sideways, and a click still meets the pair under it"
+    page.set_viewport_size(dict(width=390, height=800))
+    page.wait_for_function('() => document.documentElement.scrollWidth <= 390 && document.documentElement.clientWidth === 390')
+    box = view.locator('.sa-map').bounding_box()
+    assert box['width'] < 376 and abs(box['width']-box['height']) < 1 and box['x'] + box['width'] < 390
+    driver.click_pair(page, view, 7, 70)
+    assert view.get_attribute('data-selection') == '7,70'
 
 
 def test_explore_in_jupyterlab(server, shots):
@@ -205,6 +296,7 @@ def test_explore_in_jupyterlab(server, shots):
 
         steers(page, view)
         driver.change_theme(page, 'JupyterLab Dark')
+        readable(view)
         view.screenshot(path=shots/'explore_dark.png')
         page.screenshot(path=shots/'lab_dark.png')
 
@@ -398,9 +490,14 @@ def test_page_opens_from_disk(saved, shots, theme):
         page.mouse.move(5, 5)
         page.wait_for_timeout(300)
         page.screenshot(path=shots/f'page_{theme}.png')
+        readable(view)
         got, near = click_residue(page, view)
         assert abs(got-near) <= 2
         follows(page, view, [got])
+        if theme=='light': points(page, view)
+        else:
+            fits_a_phone(page, view)
+            page.screenshot(path=shots/'phone_dark.png')
         view.locator('.sa-letter').nth(9).hover()
         assert page.evaluate('window.hacked') is None and not view.locator('img').count() and not page.locator('body > img').count()
         assert all('<img' in view.locator(f'.sa-{part}').first.inner_text() for part in ('title', 'readout', 'caption', 'track-legend'))
@@ -470,7 +567,56 @@ def test_bare_sequence(tmp_path, shots):
         choose(shown, range='medium', threshold=.9)
         assert marks_in_browser(shown)[0][0] == f'named ({len(marks_in_browser(shown)[0][1])})' and 'no structure tells' in shown.locator('.sa-tally').inner_text()
         page.screenshot(path=shots/'bare.png')
+        page.set_viewport_size(dict(width=390, height=800))
+        page.reload()
+        shown.wait_for(timeout=30_000)
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390
+        driver.click_pair(page, shown, 5, 40)
+        assert shown.get_attribute('data-selection') == '5,40'
         assert page.outside == [] and page.errors == []
+
+
+EVIL = '$_$<img src=x onerror="window.hacked=1">' # HTML, and for matplotlib a formula that it cannot read
+
+def hostile_file(folder):
+    "An mmCIF whose names are all malice, the file's own included"
+    import made
+    from sa_toolkit.core import example_chain
+    three = dict(zip('ACDEFGHIKLMNPQRSTVWY', 'ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR'.split()))
+    chain, said = example_chain('1UBI'), f"'{EVIL}'"
+    lines = [made.atom(name, three[a], 'A', i+1, v) for i, (a, xyz) in enumerate(zip(chain.sequence, chain.coords)) for name, v in zip(('N', 'CA', 'C', 'O'), xyz)]
+    bound = made.cif_rows([made.atom('C1', 'LIG', 'A', 200, chain.coords[30, 1] + 2.5, record='HETATM')], label='B', chain=said, entity='2', seq={})
+    bound[0][4] = said
+    tables = f'_entry.id {said}\n#\n_struct.entry_id {said}\n_struct.title {said}\n#\nloop_\n_entity.id\n_entity.type\n1 polymer\n2 non-polymer\n#\n'
+    return made.cif(folder, made.cif_rows(lines, chain=said) + bound, {'1': [three[a] for a in chain.sequence]}, tables, name=f'{EVIL}.cif')
+
+
+def test_a_file_that_means_harm(tmp_path):
+    "Names in a structure file reach a page and a figure as text only"
+    import numpy as np
+    from sa_toolkit.structure import read_chain
+    from sa_toolkit.widgets import compare_models, explore
+    path = hostile_file(tmp_path)
+    chain, guess = read_chain(path), np.random.default_rng(0).random((76, 76))
+    assert chain.author_chain == EVIL and len(chain) == 76 and chain.resolved.all()
+    view = explore(str(path), guess)
+    assert EVIL in view.data['title'] and EVIL in view.data['subtitle'] and view.data['ligands'][0].startswith(EVIL)
+    compared = compare_models(chain, guess, guess, names=(EVIL, 'after'))
+    assert compared.png().startswith(b'\x89PNG') and not any('<img' in text for each in (view, compared) for text in (each.to_html(), each.static()._make_html()))
+    explore(chain, colors=chain.confidence, color_name=EVIL).plot().savefig(tmp_path/'view.svg')
+    assert '<img' not in (tmp_path/'view.svg').read_text(encoding='utf-8')
+    view.to_html(tmp_path/'view.html')
+    with driver.browse(size=(860, 900)) as page:
+        page.goto((tmp_path/'view.html').as_uri())
+        shown = page.locator(driver.STRUCTURE)
+        shown.wait_for(timeout=60_000)
+        driver.click_pair(page, shown, 12, 60)
+        x, y = shown.evaluate("root => { const { viewer } = root.parentElement.__saView.scene, [atom] = viewer.saModels.ligands.selectedAtoms({}), at = viewer.modelToScreen(atom); return [at.x - scrollX, at.y - scrollY]; }")
+        page.mouse.move(x, y)
+        page.wait_for_function("([root, text]) => root.querySelector('.sa-readout').textContent.startsWith(text)", arg=[shown.element_handle(), EVIL], timeout=10_000)
+        assert all(driver.contrast(shown, f'.sa-filled:not(.sa-strip)[style*="{color}"]') >= 4.5 for color in ('#e69f00', '#0072b2')) # strand, helix
+        assert EVIL in page.title() and all(EVIL in shown.locator(f'.sa-{part}').inner_text() for part in ('title', 'subtitle'))
+        assert not page.locator('img').count() and page.evaluate('window.hacked') is None and page.outside == [] and page.errors == []
 
 
 def test_pointing_is_cheap(tmp_path):

@@ -11,7 +11,6 @@ import nbformat
 import pytest
 from lab import browse, browser_or_reason
 
-FULL = bool(os.environ.get('SA_FULL'))
 GUIDE = ('quickstart', 'course', 'howto_structures', 'howto_models', 'howto_training', 'theory', 'benchmarks', 'neighbours', 'weights', 'cite', 'modules')
 
 @pytest.fixture(scope='module')
@@ -109,13 +108,22 @@ def test_fits_a_phone(site, browser, shots):
         page.screenshot(path=shots/'site_phone.png')
         assert not page.outside and not page.errors
 
-RECIPES = sorted(f'howto_{k}' for k in (('structures', 'models', 'training') if FULL else ('structures',)))
-
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', [k for k in GUIDE if k[:5] in ('howto', 'quick')])
 def test_recipes_run(name, root):
     cells = [c.source for c in nbformat.read(root/'nbs'/'guide'/f'{name}.ipynb', 4).cells if c.cell_type == 'code']
-    r = subprocess.run([sys.executable, '-'], input='\n'.join(cells), capture_output=True, text=True, env=os.environ | dict(MPLBACKEND='agg'))
+    run_python('\n'.join(cells))
+
+def run_python(text):
+    r = subprocess.run([sys.executable, '-'], input=text, capture_output=True, text=True, env=os.environ | dict(MPLBACKEND='agg'))
     assert r.returncode == 0, r.stderr[-2000:]
+
+def test_readme_python_runs(root, tmp_path, monkeypatch):
+    "Word for word, but for the size of one model"
+    (tmp_path/'proteins.fasta').write_text('>a\nMKTAYIAKQR\n')
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)
+    assert len(blocks) == 2
+    run_python('\n'.join(blocks).replace('esm2-650M', 'tiny'))
 
 @pytest.mark.parametrize('name', [k for k in GUIDE if k[:5] in ('howto', 'quick')])
 def test_saved_outputs_are_whole(name, root):

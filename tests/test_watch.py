@@ -163,6 +163,40 @@ def test_a_long_run_stays_cheap(tmp_path):
     assert data['panels'][0]['lines'][0]['x'][-1] == 20_000
 
 
+def watched(model, steps, every=0, eval_every=0, budget=2048, held_out=8):
+    "What a run and all of its dashboard take: processor seconds of this thread, in the run and in the dashboard's callbacks, the longest of these, evaluations with contacts"
+    from sa_toolkit.data import encode_chains
+    from sa_toolkit.pgnn import load_pgnn
+    from sa_toolkit.plm import load_plm
+    from sa_toolkit.tokens import load_tokenizer
+    from sa_toolkit.train import Aligner, Learner
+    torch.set_num_threads(1)
+    train, valid = (encode_chains(example_chains(s)[:n], load_pgnn(), load_tokenizer()) for s, n in (('train', 16), ('valid', held_out)))
+    spent = []
+    class Timed:
+        def __init__(self, callback): self.callback = callback
+        def __getattr__(self, name):
+            if name not in ('before_fit', 'after_step', 'after_eval', 'after_fit') or not hasattr(self.callback, name): raise AttributeError(name)
+            def call(learn):
+                start = time.thread_time()
+                getattr(self.callback, name)(learn)
+                spent.append(time.thread_time()-start)
+            return call
+    models = [Aligner(load_plm(model, pretrained=False, seed=s), 128) for s in (1, 2)]
+    cfg = AlignConfig(steps=steps, budget=budget, eval_every=eval_every or max(1, steps//10))
+    learn = Learner(models[0], train, cfg, models[1], [Timed(watch.WatchContacts()), Timed(watch.Dashboard(every=every))], valid)
+    start = time.thread_time()
+    learn.fit()
+    return time.thread_time()-start, sum(spent), max(spent), [e['step'] for e in learn.evals if 'contacts_long' in e]
+
+
+def test_watching_is_cheap():
+    "Fast steps, an evaluation after each, an update whenever allowed: 1.5 % for looking, updating and contacts, beyond what is free and the last ones"
+    ran, spent, most, seen = watched('tiny', 20, eval_every=1, budget=1024, held_out=2)
+    assert spent < 3*watch.FREE + .015*ran + 4*most, f'{spent:.2f} of {ran:.2f} s'
+    assert seen[0] == 0 and seen[-1] == 20 and len(seen) < 21 # the first and the last evaluation, and not all
+
+
 def test_contacts_are_left_out_with_a_sentence(capsys):
     learn = Played([watch.WatchContacts([example_chains('valid')[0]])]).fit()
     assert 'Contacts are not watched: made up has no contact head.' in capsys.readouterr().err and 'contacts_long' not in learn.evals[-1]
@@ -284,3 +318,8 @@ def test_report_opens_from_disk(tmp_path, shots):
         assert page.evaluate('document.documentElement.scrollWidth') <= 390 # a phone scrolls in one direction only
         page.screenshot(path=shots/'report_phone.png')
         assert page.outside == [] and page.errors == []
+
+
+if __name__ == '__main__': # python tests/test_watch.py esm2-8M 60: what the dashboard costs
+    ran, spent, most, seen = watched(sys.argv[1], int(sys.argv[2]), every=1)
+    print(f'{sys.argv[1]}, {sys.argv[2]} steps: {ran:.1f} s, of which {spent:.2f} s ({spent/ran:.2%}) in the dashboard, at most {most:.2f} s at once; contacts at steps {seen}')

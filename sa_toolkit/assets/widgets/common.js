@@ -8,6 +8,7 @@
 const SIZE = 376; // px, map and structure alike
 const ACCENT = '#d6278b'; // what is selected
 const HOVER = '#ee85bd'; // what is hovered; no shape is translucent, for the page shows through behind it
+const DARK = '#1c2530'; // ink on a light colour
 const LABEL = { fontSize: 13, fontColor: 'white', backgroundColor: '#27313d', backgroundOpacity: 0.85, inFront: true };
 const ELEMENTS = { N: '#3b5bdb', O: '#e03131', S: '#e6b800', SE: '#f08c00', P: '#f76707', FE: '#c2540a', ZN: '#7d80b0', CL: '#2b9348', MG: '#2f9e44', CA: '#3c9d6b', NA: '#8f40d4' };
 const LIGAND = '#2b8a3e'; // a ligand's carbon
@@ -78,6 +79,12 @@ function rampTable(stops) {
   return table;
 }
 
+// Dark or white, whichever reads better on a colour (the contrast of WCAG 2)
+function inkOn(color) {
+  const [r, g, b] = rgba(color).map(part => part / 255).map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.217 ? DARK : '#ffffff'; // where both have a contrast of 3.9
+}
+
 function gradient(stops) {
   const colors = stops.map(rgba).map(([r, g, b, a]) => `rgba(${r},${g},${b},${a / 255})`);
   return `linear-gradient(to right, ${colors.join()})`;
@@ -120,7 +127,9 @@ function cellRow(block, className, from, to, look) {
   for (let i = from; i < to; i++) {
     const { text = '', color, kind } = look(i), node = add(row, 'span', kind, text);
     node.dataset.position = i;
-    if (color) node.style.setProperty('--sa-own', color);
+    if (!color) continue;
+    node.style.setProperty('--sa-own', color);
+    if (text) node.style.setProperty('--sa-own-ink', inkOn(color));
   }
   return row;
 }
@@ -262,9 +271,10 @@ function makeViewer(library, box, data, report, show = {}) {
   const protein = viewer.addModel(data.pdb, 'pdb'), ligands = data.hetero ? viewer.addModel(data.hetero, 'pdb') : null;
   styleViewer({ viewer, protein, ligands }, data, show);
   viewer.setClickable({ model: protein }, true, (atom, _, event) => report.pick([position(atom)], event?.shiftKey));
-  viewer.setHoverable({ model: protein }, true, atom => report.hover([position(atom)]), () => report.hover([]));
+  const here = act => atom => { if (box.matches(':hover')) act(atom); }; // 3Dmol tells late, when the pointer may have left
+  viewer.setHoverable({ model: protein }, true, here(atom => report.hover([position(atom)])), () => report.hover([]));
   if (ligands) {
-    viewer.setHoverable({ model: ligands }, true, atom => report.note(data.ligands[position(atom) - data.sequence.length] ?? 'ligand'), () => report.note(''));
+    viewer.setHoverable({ model: ligands }, true, here(atom => report.note(data.ligands[position(atom) - data.sequence.length] ?? 'ligand')), () => report.note(''));
     viewer.setClickable({ model: ligands }, true, () => {}); // or the click would go through it to a residue behind
   }
   for (const mark of data.marks)
@@ -326,13 +336,15 @@ function dispose(viewer, box) {
 }
 
 function scenePanel(parent, data, report, model, root) {
-  const box = add(parent, 'div', 'sa-frame sa-scene');
+  const box = add(parent, 'div', 'sa-frame sa-scene sa-fits');
   const notice = add(box, 'div', 'sa-notice', data.pdb ? 'Loading the structure …' : NO_STRUCTURE);
   const drawn = {}, plain = JSON.stringify({});
   let viewer, state, waiting, gone = false;
   box.tabIndex = 0;
-  box.setAttribute('role', 'img');
-  box.setAttribute('aria-label', 'Structure. Drag to turn, click a residue; after a click the wheel zooms.');
+  box.setAttribute('role', 'application'); // or a screen reader would keep the arrow keys to itself
+  box.setAttribute('aria-label', 'Structure. Arrow keys move the selection along the chain; Escape clears it. Drag to turn, click a residue; after a click the wheel zooms.');
+  box.addEventListener('keydown', event => report.key(event, 1));
+  box.addEventListener('pointerleave', () => { report.hover([]); if (data.ligands?.length) report.note(''); }); // 3Dmol does not tell
   box.addEventListener('pointerdown', () => box.focus({ preventScroll: true }));
   // A wheel turned over a structure means to scroll the page, unless one works with the structure.
   box.addEventListener('wheel', event => { if (document.activeElement !== box && !event.ctrlKey) event.stopPropagation(); }, { capture: true });

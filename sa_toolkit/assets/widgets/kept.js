@@ -68,8 +68,8 @@ function historyPanel(parent, data, state, report) {
   };
   const at = event => [Math.floor(event.offsetY / over.clientHeight * rows), Math.floor(event.offsetX / over.clientWidth * data.n)].map((part, k) => clamp(part, k ? data.n : rows));
   over.tabIndex = 0;
-  over.setAttribute('role', 'img');
-  over.setAttribute('aria-label', 'Kept and left-out residues, a line for each step. Click a residue of a step; up and down change the step, left and right the residue.');
+  over.setAttribute('role', 'application'); // a screen reader hands the arrow keys on
+  over.setAttribute('aria-label', 'Kept and left-out residues, a line for each step. Click a residue of a step; up and down arrow change the step, left and right the residue, the space bar plays the steps, Escape lets go.');
   over.addEventListener('pointermove', event => { const [k, i] = at(event); report.hover(i, k); });
   over.addEventListener('pointerleave', () => report.hover(null));
   over.addEventListener('click', event => { over.focus({ preventScroll: true }); const [k, i] = at(event); report.go(k, true); report.pick(i); });
@@ -203,8 +203,9 @@ function chainPanels(root, right, below, data, state, report, model) {
     const key = `${state.at} ${state.loss}`;
     if (key !== drawn) {
       drawn = key;
-      chain.paint.colors = colors();
-      letters.forEach((node, i) => { if (chain.resolved[i]) node.style.borderBottomColor = chain.paint.colors[i]; });
+      const next = colors();
+      letters.forEach((node, i) => { if (chain.resolved[i] && next[i] !== chain.paint.colors[i]) node.style.borderBottomColor = next[i]; });
+      chain.paint.colors = next;
       paint.later();
     }
     const positions = { selection: state.pick === null ? [] : [state.pick], hover: state.hover === null ? [] : [state.hover] };

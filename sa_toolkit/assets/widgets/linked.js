@@ -1,9 +1,9 @@
 // A contact map, a structure and a sequence that point at the same residues; common.js goes before.
 
-const FOUND = '#1f86cc', WRONG = '#d55e00', MISSED = '#8f9ba7'; // as GAINED, LOST and TRUE of views.py
-const AHEAD = ['#3274b500', '#3274b5ff'], KNOWN = ['#7c899600', '#7c8996ff'];
-const RANGE_NAMES = { all: 'all', short: 'short', medium: 'medium', long: 'long' };
-const CHANGE = ['#d55e00ff', '#d55e0080', '#80808000', '#1f86cc80', '#1f86ccff']; // as in views.py
+// As in views.py: GAINED, LOST, BLUE, SLATE and CHANGE; a test holds them equal
+const FOUND = '#1f86cc', WRONG = '#d55e00', AHEAD = ['#3274b500', '#3274b5ff'], KNOWN = ['#7c899600', '#7c8996ff'];
+const CHANGE = ['#d55e00ff', '#d55e0080', '#80808000', '#1f86cc80', '#1f86ccff'];
+const DIM = 0.12; // what is left of the opacity of pairs outside the range, as in drawing.py
 
 // ---- which pairs are named; the same as named.py ----
 
@@ -27,26 +27,29 @@ function reading(data, n, { range, threshold }) {
   if (!data.maps) return null;
   const best = (data.cache[range] ??= data.maps.map(map => topPairs(map.values, data, n, data.ranges[range])));
   const known = data.true, right = ([i, j]) => known[pairIndex(n, i, j)] === 1;
-  const share = pairs => pairs.length ? pairs.filter(right).length / pairs.length : NaN;
   const named = best.map(pairs => pairs.filter(([, , p]) => p >= threshold));
   const mark = (name, pairs, color, side, filled, line) => ({ name: `${name} (${pairs.length})`, pairs, color, side, filled, line });
   const sorted = pairs => [...pairs].sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  if (!known) return { named, precision: [], marks: [mark('named', sorted(named[0]), FOUND, 'upper', false, 'solid')] };
-  const precision = best.map(share), has = named.map(pairs => new Set(pairs.map(([i, j]) => i * n + j)));
+  if (!known) return { named, marks: [mark('named', sorted(named[0]), FOUND, 'upper', false, 'solid')] };
+  const tally = best.map((pairs, k) => ({ best: [pairs.filter(right).length, pairs.length], named: [named[k].filter(right).length, named[k].length] }));
+  const has = named.map(pairs => new Set(pairs.map(([i, j]) => i * n + j)));
   const hits = named.map(pairs => pairs.filter(right)), only = (k, other) => sorted(hits[k].filter(([i, j]) => !has[other].has(i * n + j)));
   const marks = named.length === 1
     ? [mark('right', sorted(hits[0]), FOUND, 'upper', false, 'solid'), mark('wrong', sorted(named[0].filter(pair => !right(pair))), WRONG, 'upper', false, 'dashed')]
     : [mark('gained', only(1, 0), FOUND, 'upper', true, 'solid'), mark('lost', only(0, 1), WRONG, 'lower', true, 'dashed')];
-  return { named, precision, marks, hits, kept: named.length === 2 ? hits[1].length - marks[0].pairs.length : 0 };
+  return { named, tally, marks, kept: named.length === 2 ? hits[1].length - marks[0].pairs.length : 0 };
 }
 
-function summary(data, { named, precision, marks, hits, kept }, { range, threshold }) {
-  const [low, high] = data.ranges[range], at = data.top === 1 ? 'P@L' : `P@${data.top}L`, share = p => Number.isNaN(p) ? '–' : p.toFixed(2);
-  const where = `separation ${high ? `${low}–${high}` : `≥ ${low}`}`, cut = threshold > 0 ? ` of probability ≥ ${threshold.toFixed(2)}` : '';
-  if (!data.true) return `${named[0].length} pairs named${cut}, ${where}; no structure tells which are right`;
-  if (named.length === 1) return `${at} ${share(precision[0])} (${where}) · ${named[0].length} pairs named${cut}, ${hits[0].length} right`;
-  const said = data.maps.map((map, k) => `${map.name} ${share(precision[k])}`).join(' → ');
-  return `${at} ${said} (${where}) · contacts among pairs named${cut}: ${marks[0].pairs.length} gained, ${marks[1].pairs.length} lost, ${kept} kept`;
+// The share of true pairs among the named ones, which follows the threshold, and P@L, which knows none
+function summary(data, { named, tally, marks, kept }, { range, threshold }) {
+  const [low, high] = data.ranges[range], where = `separation ${high ? `${low}–${high}` : `≥ ${low}`}${threshold > 0 ? `, probability ≥ ${threshold.toFixed(2)}` : ''}`;
+  if (!data.true) return `${named[0].length} pairs named (${where}); no structure tells which are true`;
+  const ofNamed = ({ named: [hits, all] }) => all ? `${hits}/${all} true (${Math.round(100 * hits / all)} %)` : 'none';
+  const ofBest = ({ best: [hits, all] }) => all ? (hits / all).toFixed(2) : '–';
+  const at = data.top === 1 ? 'P@L' : `P@${data.top}L`, each = (say, between) => data.maps.map((map, k) => `${map.name} ${say(tally[k])}`).join(between);
+  if (named.length === 1) return `named ${ofNamed(tally[0])}: ${where} · ${at} ${ofBest(tally[0])} at any probability`;
+  const moved = `${marks[0].pairs.length} gained, ${marks[1].pairs.length} lost, ${kept} kept`;
+  return `among named: ${each(ofNamed, ', ')}: ${moved} (${where}) · ${at} at any probability: ${each(ofBest, ' → ')}`;
 }
 
 // ---- legend ----
@@ -98,7 +101,7 @@ function shownAs(mode, data, n, read) {
 
 function mapImage({ layers, value }, n, range) {
   const packed = ({ ramp }, share) => Uint32Array.from(rampTable(ramp), ([r, g, b, a]) => (Math.round(a * share) << 24 | Math.round(b) << 16 | Math.round(g) << 8 | Math.round(r)) >>> 0);
-  const tables = share => [0, 1].map(i => packed(layerAt({ layers }, i, 1 - i), share)), [near, far] = [tables(1), tables(0.12)];
+  const tables = share => [0, 1].map(i => packed(layerAt({ layers }, i, 1 - i), share)), [near, far] = [tables(1), tables(DIM)];
   const pixels = new Uint32Array(n * n), [low, high] = range ?? [0, null];
   for (let i = 0, k = 0; i < n; i++)
     for (let j = 0; j < n; j++, k++) {
@@ -142,19 +145,19 @@ function drawPointer(pen, positions, cell, strength) {
 }
 
 function mapPanel(parent, data, n, report) {
-  const cell = SIZE / n, frame = add(parent, 'div', 'sa-frame sa-map-frame');
+  const cell = SIZE / n, frame = add(parent, 'div', 'sa-frame sa-map-frame sa-fits');
   const [, ground] = sheet(frame, 'sa-map-image', SIZE, SIZE), [over, pen] = sheet(frame, 'sa-map', SIZE, SIZE);
   for (const [i, text] of data.ticks) {
-    add(frame, 'span', 'sa-tick sa-tick-left', text).style.top = `${(i + 0.5) * cell}px`;
-    add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${(i + 0.5) * cell}px`;
+    add(frame, 'span', 'sa-tick sa-tick-left', text).style.top = `${(i + 0.5) / n * 100}%`;
+    add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${(i + 0.5) / n * 100}%`;
   }
   if (data.no_map) add(frame, 'div', 'sa-notice', data.no_map);
   ground.imageSmoothingEnabled = n > SIZE;
 
-  const at = event => [event.offsetY, event.offsetX].map(px => Math.max(0, Math.min(n - 1, Math.floor(px / cell))));
+  const at = event => [event.offsetY, event.offsetX].map(px => clamp(Math.floor(px / over.clientWidth * n), n)); // narrower on a phone
   over.tabIndex = 0;
-  over.setAttribute('role', 'img');
-  over.setAttribute('aria-label', 'Contact map. Click a pair of residues; arrow keys move it.');
+  over.setAttribute('role', 'application'); // or a screen reader would keep the arrow keys to itself
+  over.setAttribute('aria-label', 'Contact map. Up and down arrow keys move the first residue of the selected pair, left and right ones the second; Escape clears. Or click a pair.');
   // A click comes at whole pixels, which can be another pair than the one pointed at.
   let pointed = [0, 0], image = {};
   const point = event => report.hover(pointed = at(event));
@@ -228,7 +231,7 @@ function controlBar(bar, data, read, change) {
   const now = read(), inputs = {};
   const turn = name => (value, final) => change({ [name]: value }, final);
   if (data.modes) inputs.map = selectInput(bar, 'map', data.modes.map(mode => [mode, mode]), now.map, turn('map'));
-  if (data.ranges) inputs.range = selectInput(bar, 'range', Object.entries(data.ranges).map(([key, [low, high]]) => [key, `${RANGE_NAMES[key]} ${high ? `${low}–${high}` : `≥ ${low}`}`]), now.range, turn('range'));
+  if (data.ranges) inputs.range = selectInput(bar, 'range', Object.entries(data.ranges).map(([key, [low, high]]) => [key, `${key} ${high ? `${low}–${high}` : `≥ ${low}`}`]), now.range, turn('range'));
   if (data.maps) inputs.threshold = sliderInput(bar, 'probability ≥', now.threshold, turn('threshold'));
   for (const [name, label, there] of [['sides', 'side chains', data.sides], ['ligands', 'ligands', data.ligands?.length], ['contacts', 'contacts', data.maps && data.pdb]])
     if (there) inputs[name] = checkInput(bar, label, now[name], turn(name));

@@ -4,7 +4,6 @@
 // shows one protein (structure, sequence, curve) counts from its start.
 
 const PANELS = 4; // nearest residues that are shown in 3D
-const PANEL = 181; // px
 const NEAR = 4; // residues to either side that are superposed
 const MATCH = '#1f86cc', TOUCHED = '#9cc3e3', PLAIN = '#c3ccd6', EARLIER = '#8f9ba7';
 const RISE = ['#d55e00', '#f0f2f4', '#1f86cc'], RISE_CLEAR = ['#d55e00ff', '#8f9ba700', '#1f86ccff'];
@@ -124,8 +123,8 @@ function gridPanel(parent, data, state, report) {
   };
   const at = event => [event.offsetY, event.offsetX].map(px => range[0] + Math.max(0, Math.min(range[1] - range[0] - 1, Math.floor(px / cell))));
   over.tabIndex = 0;
-  over.setAttribute('role', 'img');
-  over.setAttribute('aria-label', 'Similarity of sequence states, in rows, and structure states, in columns. Click a row to pick its residue; arrow keys move.');
+  over.setAttribute('role', 'application'); // a screen reader hands the arrow keys on
+  over.setAttribute('aria-label', 'Similarity of sequence states, in rows, and structure states, in columns. Click a row to pick its residue; up and left arrow pick the one before, down and right the one after, Escape lets go.');
   let pointed = [0, 0]; // a click comes at whole pixels, which can be another cell than the one pointed at
   const point = event => report.hover(pointed = at(event));
   over.addEventListener('pointermove', point);
@@ -338,18 +337,19 @@ function tablePanel(parent, data, report) {
   const kind = ([, , name, state], now) => state && state !== now ? `${name} sa-soft` : name;
   const oneRow = (body, found) => {
     const row = add(body, 'tr', 'sa-match'), { i, j, now } = found;
-    for (const column of columns) add(row, 'td', kind(column, now), column[1](found));
-    row.tabIndex = 0;
-    row.setAttribute('aria-label', `Pick ${fullName(data, j)}`);
+    for (const column of columns) {
+      const cell = add(row, 'td', kind(column, now), column[0] === 'residue' ? '' : column[1](found));
+      if (column[0] !== 'residue') continue;
+      const button = add(cell, 'button', 'sa-match-name', column[1](found)); // its click is the row's
+      button.type = 'button';
+      button.title = `Pick ${fullName(data, j)}`;
+      button.addEventListener('keydown', event => event.stopPropagation()); // Enter would run the cell
+      button.addEventListener('focus', () => report.hover([i, j]));
+      button.addEventListener('blur', () => report.hover(null));
+    }
     row.addEventListener('pointerenter', () => report.hover([i, j]));
     row.addEventListener('pointerleave', () => report.hover(null));
     row.addEventListener('click', () => report.pick(j));
-    row.addEventListener('keydown', event => {
-      event.stopPropagation();
-      if (event.key !== 'Enter' && event.key !== ' ') return;
-      report.pick(j);
-      event.preventDefault();
-    });
   };
   return {
     show(i, matches, now) {

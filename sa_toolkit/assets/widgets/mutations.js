@@ -39,8 +39,8 @@ function heatPanel(parent, data, n, report, state) {
   const at = event => [[event.offsetX + scroll.scrollLeft, cell, n], [event.offsetY, ROW, 20]].map(([px, size, most]) => Math.max(0, Math.min(most - 1, Math.floor(px / size))));
   const node = over.canvas;
   node.tabIndex = 0;
-  node.setAttribute('role', 'img');
-  node.setAttribute('aria-label', 'Effect of every substitution. Click one; arrow keys move it.');
+  node.setAttribute('role', 'application'); // a screen reader hands the arrow keys on
+  node.setAttribute('aria-label', 'Effect of every substitution. Click one; left and right arrow change the residue, up and down the letter, Escape lets go.');
   let pointed = [0, 0];
   const point = event => report.point(...(pointed = at(event)));
   for (const name of ['pointermove', 'pointerdown']) node.addEventListener(name, point);
@@ -67,7 +67,9 @@ function profilePanel(parent, data, report) {
     const row = add(parent, 'button', 'sa-profile-row');
     add(row, 'span', 'sa-profile-letter', letter);
     const bar = add(add(row, 'span', 'sa-profile-track'), 'span', 'sa-profile-bar'), value = add(row, 'span', 'sa-profile-value');
+    row.type = 'button';
     row.addEventListener('click', () => report.letter(k));
+    row.addEventListener('keydown', event => event.stopPropagation()); // Enter would run the cell
     return { row, bar, value };
   });
   const [harm, help] = [data.ramp[0], data.ramp.at(-1)];
@@ -98,6 +100,7 @@ function build(model, el) {
   const data = { ...model.get('data') }, n = data.sequence.length, state = { selection: [], hover: [], note: '', letter: '', under: -1 };
   data.effects = listOf(Float32Array, data.effects);
   const { root, left, right } = layout(el, data), panels = [];
+  root.classList.add('sa-mutations');
   const show = () => {
     const before = state.selection.join();
     state.selection = model.get('selection');
@@ -108,15 +111,19 @@ function build(model, el) {
     for (const panel of panels) panel.show({ ...state, show: { sides: false, ligands: true } });
   };
   const base = reporter(model, n, state, show);
-  const pick = (positions, letter) => { if (letter) model.set('letter', letter); base.pick(positions); };
+  const pick = (positions, letter = '') => { model.set('letter', letter); base.pick(positions); }; // whoever picks a residue alone lets go of the letter
+  const key = (event, dimensions) => {
+    if (event.key === 'Escape' || ARROWS[event.key]) model.set('letter', '');
+    base.key(event, dimensions);
+  };
   const hover = positions => { state.under = -1; base.hover(positions); };
-  const report = { ...base, hover, pick: positions => pick(positions),
+  const report = { ...base, hover, key, pick: positions => pick(positions),
     point: (i, k) => { state.hover = i === undefined ? [] : [i]; state.under = k ?? -1; show(); },
     choose: (i, k) => pick([i], data.rows[k]),
     letter: k => state.selection.length && pick([state.selection.at(-1)], data.rows[k]),
     step: event => {
       const move = ARROWS[event.key], now = model.get('selection').at(-1) ?? 0;
-      if (!move) return base.key(event, 1);
+      if (!move) return key(event, 1);
       pick([clamp(now + move[1], n)], data.rows[clamp(data.rows.indexOf(state.letter || data.rows[0]) + move[0], 20)]);
       event.preventDefault();
       event.stopPropagation();
