@@ -102,13 +102,13 @@ def evaluate(a):
 def reproduce(a):
     "the study of what each part of the method brings: its tables and figures, or, with DATA, all of it again; killed at any moment, the same command goes on"
     from sa_toolkit.devices import use_threads
-    from sa_toolkit.study import Study, cells, parts_table, publish, read_cells, reproduce
+    from sa_toolkit.study import Study, cells, controls, parts_table, publish, read_cells, reproduce
     use_threads(a.threads)
     try: read = reproduce(Study(a.data, a.out, model=a.model), cells(a.chains, a.seeds)) if a.data else read_cells()
     except KeyboardInterrupt:
         print(f'\nStopped. Finished runs are kept in {a.out}. To go on, the same command again:\n  sa-toolkit {shlex.join(a.argv)}', file=sys.stderr)
         raise
-    for a in ('base', 'MLM only'): print(f'Change against {a} in percent, with 95 % intervals over proteins and seeds; perplexity is better the lower', parts_table(read, a).T.to_string(), sep='\n\n', end='\n\n')
+    for arm in controls(read): print(f'Change against {arm} in percent, with 95 % intervals over proteins and seeds; perplexity is better the lower', parts_table(read, arm).T.to_string(), sep='\n\n', end='\n\n')
     print(f'Written: {publish(read, a.out)}/tables.md, parts.png, scale.png')
 
 # %% ../nbs/14_cli.ipynb #88c4850e

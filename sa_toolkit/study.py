@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'ARMS', 'UNTRAINED', 'KEPT', 'SHOWN', 'BRIEF', 'topologies', 'roles', 'Cell', 'cells', 'Study',
-           'untrained_states', 'reference', 'train_cell', 'told', 'run_cell', 'read_cells', 'usual', 'side_by_side',
-           'changes', 'parts_table', 'tuning', 'relative', 'parts_figure', 'scale_figure', 'publish', 'reproduce']
+           'untrained_states', 'reference', 'train_cell', 'differs', 'run_cell', 'read_cells', 'usual', 'side_by_side',
+           'changes', 'controls', 'parts_table', 'tuning', 'relative', 'parts_figure', 'scale_figure', 'publish',
+           'reproduce']
 
 # %% ../nbs/13a_study.ipynb #4ad1a44c
 import hashlib, json, time
@@ -171,7 +172,7 @@ def train_cell(study, cell): # `Aligner`, and facts of the training
     return model, facts | {k: float(np.mean([h[k] for h in last])) for k in ('mlm','physical','latent','scale')}
 
 # %% ../nbs/13a_study.ipynb #5912138d
-def told(study, cell, facts): # str: what facts of a file and the study's recipe disagree in; '' where they agree
+def differs(study, cell, facts): # str: what facts of a file and the study's recipe disagree in; '' where they agree
     "The settings in which a result file is of another recipe"
     if not (had := facts.get('settings')): return ''
     want = asdict(study.config(cell))
@@ -182,7 +183,7 @@ def run_cell(study, cell): # path of its file
     "Train, measure, write; a cell that has its file is not run again. ValueError where that is of another recipe"
     from sa_toolkit.suite import Suite, evaluate
     if (file := study.out/f'{cell.name}.parquet').exists():
-        if differs := told(study, cell, json.loads(open_results(file).notes[0])): raise ValueError(f'{file} was made with {differs}. Choose another folder, or delete it.')
+        if what := differs(study, cell, json.loads(open_results(file).notes[0])): raise ValueError(f'{file} was made with {what}. Choose another folder, or delete it.')
         return file
     test = study.pick(['test cluster','test topology'])
     test = list(untrained_states(study, test) if cell.arm==UNTRAINED else test)
@@ -190,7 +191,7 @@ def run_cell(study, cell): # path of its file
     start = time.perf_counter()
     suite = Suite(list(study.pick('fit', longest=200)), test, tasks=study.tasks)
     got = [m for m in evaluate(model.plm if cell.arm=='base' else model, suite) if m.name.startswith(KEPT) or 'precision@1' in m.name]
-    facts |= dict(arm=cell.arm, seed=cell.seed, wall=facts['seconds']+time.perf_counter()-start, model=str(model.plm.weights))
+    facts |= dict(arm=cell.arm, seed=cell.seed, wall=facts['seconds']+time.perf_counter()-start, model=str(model.plm.weights)) # of training and measuring; not the reference model's, or untrained states
     facts['kind'] = {i: r.split()[1] for i,r in zip(study.dataset.ids, study.role) if r.startswith('test')}
     study.out.mkdir(parents=True, exist_ok=True)
     return save_results(Results({cell.arm: [got]}, [json.dumps(facts)]), file)
@@ -217,7 +218,7 @@ def side_by_side(
     most = usual(read)
     some = [(f, r) for f,r in read if f['arm']=='base' or (f['chains'],f['steps'])==most]
     keep = lambda m, f: [not test or f['kind'].get(i, test)==test for i in m.ids]
-    cut = lambda m, f: replace(m, ids=[i for i,k in zip(m.ids, keep(m, f)) if k], rows=m.rows[keep(m, f)])
+    cut = lambda m, f: m if all(k := keep(m, f)) else replace(m, ids=[i for i,x in zip(m.ids, k) if x], rows=m.rows[k]) # whole measures remember their intervals
     runs = {a: [[cut(m, f) for m in r.runs[a][0]] for f,r in sorted(some, key=lambda x: x[0]['seed']) if f['arm']==a] for a in ARMS}
     note = f'{most[0]:,} training chains, {most[1]:,} steps' + (f'; test chains of unseen {dict(cluster="sequence clusters", topology="CATH topologies")[test]}' if test else '')
     seeds = {a: [dict(seed=f['seed']) for f,_ in sorted(some, key=lambda x: x[0]['seed']) if f['arm']==a] for a in ARMS}
@@ -241,6 +242,8 @@ def changes(
 
 # %% ../nbs/13a_study.ipynb #7cb19a44
 BRIEF = (*SHOWN, 'all P@L (refitted head)', 'Q3', 'perplexity', 'GB1 stability (masked)')
+
+def controls(read): return [a for a in ('base','MLM only') if any(f['arm']==a for f,_ in read)] # the arms that others are measured against
 
 def parts_table(
     read, # of `read_cells`
@@ -311,7 +314,7 @@ def publish(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lines = lambda t: '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in ([t.index.name, *t], ['---']*(1+t.shape[1]), *t.itertuples()))
-    briefly = {f'Change against {a}, percent': lines(parts_table(read, a)) for a in ('base','MLM only') if any(f['arm']==a for f,_ in read)}
+    briefly = {f'Change against {a}, percent': lines(parts_table(read, a)) for a in controls(read)}
     kinds = dict(cluster='Unseen sequence clusters', topology='Unseen CATH topologies')
     fully = {f'{title}, all measures': side_by_side(read, k).to_markdown() for k,title in kinds.items()}
     text = '\n\n'.join(f'## {title}\n\n{x}' for title,x in (briefly | fully).items())

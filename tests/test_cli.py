@@ -128,3 +128,13 @@ def test_an_unforeseen_error_is_a_sentence(monkeypatch, capsys):
     def fail(): raise TypeError('x')
     monkeypatch.setattr('sa_toolkit.hub.weights_table', fail)
     assert sa_toolkit.cli.main(['weights']) == 1 and 'unexpected TypeError: x. With --debug' in capsys.readouterr().err
+
+@pytest.mark.parametrize('arms', [('base', 'MLM only', 'dual'), ('base', 'dual')])
+def test_reproduce_draws_what_comes_along(tmp_path, monkeypatch, capsys, arms):
+    from sa_toolkit import cli, study
+    few = [(f, r.only(study.BRIEF)) for f,r in study.read_cells() if f['arm'] in arms]
+    monkeypatch.setattr(study, 'read_cells', lambda folder=None: few)
+    cli.main(['reproduce', '--out', str(tmp_path/'study')])
+    said = capsys.readouterr().out
+    assert said.count('Change against')==len(arms)-1 and all(x in said for x in ('dual', 'perplexity', str(tmp_path/'study')))
+    assert {p.name for p in (tmp_path/'study').iterdir()}=={'tables.md', 'parts.png', 'scale.png'}

@@ -11,6 +11,8 @@ from runs import At, apart, gradients, learner, rows_apart, saved_rows, tell, un
 
 from sa_toolkit.saving import Checkpoint
 
+NEAR = 1e-5 # weights: a hundredth of one step of Adam, which divides a gradient near nothing, and its rounding, by itself
+
 @pytest.fixture(scope='module')
 def two(root, tmp_path_factory):
     "One start of torchrun for all tests"
@@ -32,7 +34,7 @@ def test_two_processes_equal_one(two, name):
         evals=rows_apart(there['evals'], here.evals))
     print(off)
     if name=='apart': assert off['gradients'] > 1e-3 and off['history'] > .1 and off['evals'] > .1 # half of the candidates: another loss
-    else: assert max(off.values()) < 1e-6
+    else: assert off['weights'] < NEAR and max(x for k,x in off.items() if k!='weights') < 1e-6
 
 @pytest.mark.parametrize('name', BROKEN)
 def test_what_is_no_number_on_one_rank_ends_both(two, name):
@@ -52,13 +54,13 @@ def test_one_is_told_to_stop_and_one_process_goes_on(two, name):
     assert [e['stopped', name] for e in ends]==[(how, '' if name=='ctrl-c' else '143', 2, 'interrupted' if name=='ctrl-c' else 'terminated')]*2
     learn, whole = learner([Checkpoint(folder/f'stopped {name}.pt')], **LONG), untouched(**LONG)
     learn.fit()
-    assert len(learn.history)==6 and rows_apart(learn.history, whole.history) < 1e-6 and apart(weights(learn), weights(whole)) < 1e-6
+    assert len(learn.history)==6 and rows_apart(learn.history, whole.history) < 1e-6 and apart(weights(learn), weights(whole)) < NEAR
 
 @pytest.mark.parametrize('shard', [False, True])
 def test_two_take_over_from_one(two, shard):
     folder, _, ends, _ = two
     assert [e['taken over', shard] for e in ends]==[('end', '', 6, None)]*2
-    assert apart(torch.load(folder/f'taken over {shard}.pt')['model'], weights(untouched(**LONG))) < 1e-6
+    assert apart(torch.load(folder/f'taken over {shard}.pt')['model'], weights(untouched(**LONG))) < NEAR
 
 def test_a_rank_that_is_gone_does_not_leave_the_other_waiting(two):
     assert two[1] != 0 and two[3] < 60
