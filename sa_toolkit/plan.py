@@ -120,5 +120,6 @@ def pack_chain(
     if a is None: return ids[i]
     s, name = slice(a['start'][i], a['start'][i+1]), ids[i]
     notes = {k:str(a[k][i]) for k in ('cath','scope') if k in a} | ({'dssp': a['dssp'][s]} if a['dssp'] else {})
-    return make_chain(f'{name[:4]}_{name[4:]}', a['seq'][s], a['xyz_NCaCO_centi'][s]/100., author_chain=name[4:], source=path.name, annotations=notes,
-        resolution=float(np.round(a['resolution'][i], 3)) if 'resolution' in a else np.nan, notes=('the pack holds resolved residues only: the sequence is the observed one, without SEQRES',))
+    quality = {k:float(np.round(a[k][i], 3)) for k in ('resolution','r_free','r_work') if k in a}
+    return make_chain(f'{name[:4]}_{name[4:]}', a['seq'][s], a['xyz_NCaCO_centi'][s]/100., author_chain=name[4:], source=path.name, annotations=notes, **quality,
+        notes=('the pack holds resolved residues only: the sequence is the observed one, without SEQRES',))
