@@ -388,6 +388,18 @@ def look_at_mutations(page, shots):
 
 
 @browser
+def on_a_phone(page, node, i):
+    "At 390 pixels nothing is wider than the screen, and a click meets the residue under it, of 1,000"
+    page.set_viewport_size(dict(width=390, height=900))
+    page.wait_for_function('() => document.documentElement.scrollWidth <= 390 && document.documentElement.clientWidth === 390')
+    page.evaluate("i => { const long = document.querySelector('.sa-heat-scroll'); if (long) long.scrollLeft = 5*i - 60; }", i) # five pixels a residue
+    node.scroll_into_view_if_needed()
+    box = node.bounding_box()
+    x = 62.5 if 'heat' in node.get_attribute('class') else box['width']*(i+.5)/1000
+    node.click(position=dict(x=x, y=box['height']*(i+.5)/1000))
+    assert abs(page.evaluate('saToolkitModel.get("selection").at(-1)') - i) <= 2 # a pixel is two or three residues
+
+
 def test_pages_open_from_disk_and_are_quick(tmp_path, shots):
     "At 1,000 residues, without WebGL: pointing and a step take at most 33 ms; a hostile name stays text"
     from sa_toolkit.kept_view import BINS, KeptHistory, KeptView
@@ -430,4 +442,7 @@ def test_pages_open_from_disk_and_are_quick(tmp_path, shots):
             page.screenshot(path=shots/f'{name}_long.png')
             assert page.evaluate('window.hacked') is None and '<img' in page.locator('.sa-title').first.inner_text()
             assert page.evaluate('saToolkitModel.get("selection")') == ([0, 7] if name == 'alignment' else [7])
+            on_a_phone(page, page.locator(targets[0]), 420)
+            page.screenshot(path=shots/f'{name}_phone.png')
+            page.set_viewport_size(dict(width=860, height=1000))
         assert page.outside == []

@@ -54,8 +54,8 @@ function historyPanel(parent, data, state, report) {
   const [, ground] = sheet(frame, '', ...HISTORY), [over, pen] = sheet(frame, 'sa-history-over', ...HISTORY);
   const rows = data.steps.length, words = data.colors.map(color => word(color));
   const y = k => (k + 0.5) / rows * high, x = i => (i + 0.5) / data.n * wide;
-  for (const [i, text] of data.chain.ticks) add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${x(i)}px`;
-  for (const k of new Set([0, 0.25, 0.5, 0.75, 1].map(part => Math.round(part * (rows - 1))))) add(frame, 'span', 'sa-tick sa-tick-left', `${data.steps[k]}`).style.top = `${y(k)}px`;
+  for (const [i, text] of data.chain.ticks) add(frame, 'span', 'sa-tick sa-tick-bottom', text).style.left = `${100 * x(i) / wide}%`;
+  for (const k of new Set([0, 0.25, 0.5, 0.75, 1].map(part => Math.round(part * (rows - 1))))) add(frame, 'span', 'sa-tick sa-tick-left', `${data.steps[k]}`).style.top = `${100 * y(k) / high}%`;
   let drawn = -1;
   const paintGround = () => {
     if (drawn === state.loss) return;

@@ -66,26 +66,26 @@ function gridImage(data, mode) {
   return canvas;
 }
 
-function gridTicks(frame, data, range, cell) {
+function gridTicks(frame, data, range) {
   frame.querySelectorAll('.sa-tick').forEach(node => node.remove());
   const both = (text, at, kind) => {
-    add(frame, 'span', `sa-tick sa-tick-left ${kind}`, text).style.top = `${at}px`;
-    add(frame, 'span', `sa-tick sa-tick-bottom ${kind}`, text).style.left = `${at}px`;
+    add(frame, 'span', `sa-tick sa-tick-left ${kind}`, text).style.top = `${100 * at}%`;
+    add(frame, 'span', `sa-tick sa-tick-bottom ${kind}`, text).style.left = `${100 * at}%`;
   };
-  const shown = data.chains.map((chain, p) => [chain, data.starts[p]]).filter(([, start]) => start >= range[0] && start < range[1]);
-  if (shown.length === 1) for (const [i, text] of shown[0][0].ticks) both(text, (i + 0.5) * cell, '');
+  const n = range[1] - range[0], shown = data.chains.map((chain, p) => [chain, data.starts[p]]).filter(([, start]) => start >= range[0] && start < range[1]);
+  if (shown.length === 1) for (const [i, text] of shown[0][0].ticks) both(text, (i + 0.5) / n, '');
   else for (const [chain, start] of shown) {
-    const wide = chain.sequence.length * cell;
-    if (wide > 24) both(chain.title, (start - range[0]) * cell + wide / 2, 'sa-tick-name');
+    const share = chain.sequence.length / n;
+    if (share > 0.06) both(chain.title, (start - range[0]) / n + share / 2, 'sa-tick-name');
   }
   frame.querySelectorAll('.sa-tick-name').forEach(node => { // a long name may take as much room as its block
     const chain = shown.find(([{ title }]) => title === node.textContent)[0];
-    node.style.setProperty('--sa-room', `${chain.sequence.length * cell - 6}px`);
+    node.style.setProperty('--sa-room', `calc(${100 * chain.sequence.length / n}% - 6px)`);
   });
 }
 
 function gridPanel(parent, data, state, report) {
-  const frame = add(parent, 'div', 'sa-frame sa-map-frame'), images = new Map();
+  const frame = add(parent, 'div', 'sa-frame sa-map-frame sa-fits'), images = new Map();
   const [, ground] = sheet(frame, 'sa-map-image', SIZE, SIZE), [over, pen] = sheet(frame, 'sa-map', SIZE, SIZE);
   let range, cell, drawn = '';
   const paintGround = () => {
@@ -104,7 +104,7 @@ function gridPanel(parent, data, state, report) {
     ground.fillStyle = 'rgba(255,255,255,0.85)';
     for (const start of data.starts) if (start > range[0] && start < range[1])
       for (const [w, h] of [[SIZE, 1], [1, SIZE]]) ground.fillRect(w > 1 ? 0 : (start - from) * cell - 0.5, h > 1 ? 0 : (start - from) * cell - 0.5, w, h);
-    gridTicks(frame, data, range, cell);
+    gridTicks(frame, data, range);
   };
   const square = (i, j, color, size) => {
     const side = Math.max(cell, 3) + size, [x, y] = [j, i].map(at => (at - range[0] + 0.5) * cell - side / 2);
@@ -121,7 +121,7 @@ function gridPanel(parent, data, state, report) {
     pen.fillRect(across ? 0 : from, across ? from : 0, across ? SIZE : size, across ? size : SIZE);
     pen.globalAlpha = 1;
   };
-  const at = event => [event.offsetY, event.offsetX].map(px => range[0] + Math.max(0, Math.min(range[1] - range[0] - 1, Math.floor(px / cell))));
+  const at = event => [event.offsetY, event.offsetX].map(px => range[0] + clamp(Math.floor(px / over.clientWidth * (range[1] - range[0])), range[1] - range[0])); // narrower on a phone
   over.tabIndex = 0;
   over.setAttribute('role', 'application'); // a screen reader hands the arrow keys on
   over.setAttribute('aria-label', 'Similarity of sequence states, in rows, and structure states, in columns. Click a row to pick its residue; up and left arrow pick the one before, down and right the one after, Escape lets go.');

@@ -15,12 +15,13 @@ function heatPanel(parent, data, n, report, state) {
     return { canvas, pen };
   });
   for (const [i, text] of data.ticks) add(long, 'span', 'sa-tick', text).style.left = `${(i + 0.5) * cell}px`;
+  const left = () => Math.min(scroll.scrollLeft, cell * n - WIDE); // where the canvas begins, which is wider than a phone
   const draw = () => {
-    const from = Math.floor(scroll.scrollLeft / cell), to = Math.min(n, Math.ceil((scroll.scrollLeft + WIDE) / cell)), { pen } = ground;
+    const from = Math.floor(left() / cell), to = Math.min(n, Math.ceil((left() + WIDE) / cell)), { pen } = ground;
     pen.clearRect(0, 0, WIDE, tall);
     for (let i = from; i < to; i++)
       for (let k = 0; k < 20; k++) {
-        const x = i * cell - scroll.scrollLeft, value = data.effects[i * 20 + k], own = data.rows[k] === data.sequence[i];
+        const x = i * cell - left(), value = data.effects[i * 20 + k], own = data.rows[k] === data.sequence[i];
         const [r, g, b] = !Number.isFinite(value) ? [128, 128, 128] : value < 0 ? harm : help;
         pen.fillStyle = `rgba(${r},${g},${b},${Number.isFinite(value) ? Math.min(1, Math.abs(value) / data.limit) : 0.15})`;
         if (!own) pen.fillRect(x, k * ROW, cell, ROW);
@@ -28,7 +29,7 @@ function heatPanel(parent, data, n, report, state) {
       }
   };
   const drawPointer = (i, k, strength) => {
-    const { pen } = over, x = i * cell - scroll.scrollLeft;
+    const { pen } = over, x = i * cell - left();
     pen.globalAlpha = strength;
     pen.lineWidth = 1.75;
     pen.strokeStyle = ACCENT;
@@ -36,7 +37,7 @@ function heatPanel(parent, data, n, report, state) {
     if (k >= 0) pen.strokeRect(x - 1, k * ROW - 1, cell + 2, ROW + 2);
     pen.globalAlpha = 1;
   };
-  const at = event => [[event.offsetX + scroll.scrollLeft, cell, n], [event.offsetY, ROW, 20]].map(([px, size, most]) => Math.max(0, Math.min(most - 1, Math.floor(px / size))));
+  const at = event => [[event.offsetX + left(), cell, n], [event.offsetY, ROW, 20]].map(([px, size, most]) => Math.max(0, Math.min(most - 1, Math.floor(px / size))));
   const node = over.canvas;
   node.tabIndex = 0;
   node.setAttribute('role', 'application'); // a screen reader hands the arrow keys on
@@ -54,8 +55,8 @@ function heatPanel(parent, data, n, report, state) {
     if (hover.length) drawPointer(hover.at(-1), under, 0.6);
   };
   const reveal = i => {
-    const x = i * cell;
-    if (x < scroll.scrollLeft || x + cell > scroll.scrollLeft + WIDE) scroll.scrollLeft = x - WIDE / 2;
+    const x = i * cell, wide = scroll.clientWidth || WIDE;
+    if (x < scroll.scrollLeft || x + cell > scroll.scrollLeft + wide) scroll.scrollLeft = x - wide / 2;
   };
   draw();
   return { show, reveal };
