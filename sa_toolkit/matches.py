@@ -247,10 +247,10 @@ class AlignmentView(View):
 
     @T.validate('selection')
     def _known(self, proposal):
-        at, sizes = [int(i) for i in proposal['value']], [len(c['sequence']) for c in self.data['chains']]
-        there = not at or len(at)==2 and 0 <= at[0] < len(sizes) and 0 <= at[1] < sizes[at[0]]
+        at, sizes = proposal['value'], [len(c['sequence']) for c in self.data['chains']]
+        there = not at or len(at)==2 and all(hasattr(i, '__index__') for i in at) and 0 <= at[0] < len(sizes) and 0 <= at[1] < sizes[at[0]]
         if not there: raise T.TraitError(f'selection: {at}; expected a protein from 0 to {len(sizes)-1} and one of its residues, from 0, or nothing.')
-        return at
+        return [int(i) for i in at]
     @T.validate('shown')
     def _there(self, proposal):
         names = [*self.states, *(['change'] if len(self.states) > 1 else [])]
