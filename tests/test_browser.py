@@ -192,6 +192,7 @@ def substitutes(page, view, shots):
     follows(page, view, [10])
     view.locator('.sa-letter').nth(30).click()
     driver.python_has(page, [30], 'mutated')
+    assert driver.python(page, 'print(repr(mutated.letter))') == repr('') # a residue alone lets go of the letter
     view.screenshot(path=shots/'mutated_light.png')
 
 

@@ -111,6 +111,7 @@ def test_names_cannot_break_out():
 def test_the_browser_has_the_colours_of_python():
     from sa_toolkit import curves
     from sa_toolkit.base_view import script
+    from sa_toolkit.drawing import DIM
     from sa_toolkit.views import GAINED, LOST, TRUE
     said = {name: dict(re.findall(r"\b([A-Z]+) = '(#\w+)'", text)) | {k: re.findall(r'#\w+', v) for k, v in re.findall(r"\b([A-Z_]+) = \[('#[^\]]+)\]", text)}
         for name, text in ((n, script(n)) for n in ('matches', 'dashboard'))}
@@ -119,6 +120,7 @@ def test_the_browser_has_the_colours_of_python():
     kept, left = ([int(v) for v in x.split(',')] for x in re.search(r'KEPT = \[(.*?)\], LEFT = \[(.*?)\]', script('dashboard')).groups())
     on_white = '#' + ''.join(f'{round(v*left[3]/255 + 255 - left[3]):02x}' for v in left[:3])
     assert '#' + ''.join(f'{v:02x}' for v in kept[:3]) == curves.COLORS[0] and on_white == curves.LEFT
+    assert float(re.search(r'\bDIM = ([\d.]+)', script('linked')).group(1)) == DIM
 
 
 def test_the_change_is_drawn_as_a_change():
