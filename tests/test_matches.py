@@ -98,6 +98,14 @@ def test_small_and_empty_proteins():
     with pytest.raises(ValueError, match='no residue is resolved'): show_alignment(blind)
 
 
+@pytest.mark.parametrize('at', [[0, 2.5], [1], ['0', '1'], [9, 0]])
+def test_a_selection_is_a_protein_and_a_whole_position(at):
+    from traitlets import TraitError
+    view = show_alignment(made([example_chain('1UBI')]))
+    with pytest.raises(TraitError, match='a protein from 0 to 0'): view.selection = at
+    assert view.selection == []
+
+
 def test_names_cannot_break_out():
     chains = example_chains('test')[:2]
     x = made([replace(chains[0], id=EVIL, author_chain=EVIL), chains[1]])
