@@ -270,10 +270,10 @@ def save_results(res:Results, path): # the path
     import pyarrow as pa, pyarrow.parquet as pq
     rows = [dict(model=model, seed=k, measure=m.name, said=m.said, stat=m.stat, better=m.better, id=i, values=v.tolist())
         for model,seeds in res.runs.items() for k,s in enumerate(seeds) for m in s for i,v in zip(m.ids, m.rows)]
-    kinds = dict.fromkeys(('model','seed','measure','said','stat','better','id'), pa.string()) | dict(seed=pa.int16(), values=pa.list_(pa.float32()))
+    kinds = dict.fromkeys(('model','seed','measure','said','stat','better','id'), pa.string()) | dict(seed=pa.int16(), values=pa.list_(pa.float64()))
     facts = dict(results=json.dumps(dict(notes=res.notes, trial=res.trial) | (dict(about=res.about) if res.about else {})))
     table = pa.Table.from_pylist(rows, pa.schema(kinds, metadata=facts))
-    return atomic_write(path, lambda p: pq.write_table(table, p, compression='zstd', compression_level=19))
+    return atomic_write(path, lambda p: pq.write_table(table, p, compression='brotli', compression_level=11))
 
 def open_results(path)->Results:
     "Read what `save_results` wrote; raises ValueError for another file"
