@@ -5,8 +5,9 @@
 DATA is a dataset of `sa-toolkit prepare` with CATH annotations, structural tokens and ProteinMPNN states. A setting is a field of
 `AlignConfig` (steps=300 lr=5e-5 physical=1), or one that did not earn a place there: `layer` (align the states after that many
 layers before the last), `scaled` (states divided by the root of their dimension, not normalised), `unmasked` (both structure tasks on a
-second, unmasked pass), `seen` (both only at residues that are not masked), `tau` (first temperature), `mix` (how far the weights go from the base's to the
-trained ones); or `chains`, how many to train on. Without settings the base is measured.
+second, unmasked pass), `seen` (both only at residues that are not masked), `tau` (first temperature), `flat` (the rate stays where the warm-up
+brought it), `mix` (how far the weights go from the base's to the trained ones); or `chains`, how many to train on. `rho` selects residues with the
+study's reference model, which lies in `work` beside the CSV or is trained there. Without settings the base is measured.
 
 Measured on validation chains of each kind (`--valid 0`: all of them), never on test chains: long- and all-range P@L with the model's own
 contact head, with a refitted head and with the probe of frozen states, masked-LM perplexity, and the rank correlation with the effects of
@@ -22,15 +23,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import sa_toolkit.train as training
 from sa_toolkit.aligner import AlignConfig, Aligner, ResidueLosses
 from sa_toolkit.attention import EndToEnd
 from sa_toolkit.losses import infonce, mlm_loss, token_loss
 from sa_toolkit.plm import load_plm
-from sa_toolkit.study import Study
+from sa_toolkit.study import Cell, Study, reference
 from sa_toolkit.suite import Suite, evaluate
-from sa_toolkit.train import Learner
 
-OURS = dict(chains=3000, layer=0, scaled=False, unmasked=False, seen=False, tau=.07, mix=1)
+OURS = dict(chains=3000, layer=0, scaled=False, unmasked=False, seen=False, tau=.07, flat=False, mix=1)
 SHOWN = {f'{r} P@L ({h})': f'{t} {r}' for h, t in {'own head': 'own', 'refitted head': 'refit', 'pair probe': 'probe'}.items() for r in ('long', 'all')}
 
 class Variant(Aligner):
@@ -65,7 +66,9 @@ def train(study, how, cfg):
     base = {k: x.clone() for k, x in model.plm.state_dict().items() if x.is_floating_point()}
     model.how = how
     with torch.no_grad(): model.log_scale.fill_(math.log(1/how['tau']))
-    learn = Learner(model, study.pick('train', how['chains']), cfg, None, [])
+    ref = reference(study, Cell('dual', 0, 6000)) if cfg.selection=='excess' else None
+    if how['flat']: training.rate = lambda step, cfg: min(1, (step+1)/max(1, round(cfg.warmup*cfg.steps)))
+    learn = training.Learner(model, study.pick('train', how['chains']), cfg, ref, [])
     for step in range(cfg.steps):
         learn.one_step()
         if step % 25 == 24: print(step+1, {k: round(learn.history[-1][k], 3) for k in ('mlm', 'physical', 'latent')}, flush=True)
@@ -88,7 +91,7 @@ def main():
     study, start = Study(a.data, Path(a.out).parent), time.perf_counter()
     valid = [e for kind in ('valid cluster', 'valid topology') for e in study.pick(kind, a.valid)]
     suite = Suite(list(study.pick('fit', 120, longest=200)), valid, tasks=('contacts', 'pairs', 'language', 'mutations'), split='valid')
-    cfg = AlignConfig(selection='all', **given)
+    cfg = AlignConfig(selection='excess' if 'rho' in given else 'all', **given)
     plm = train(study, how, cfg) if a.settings else load_plm(study.model)
     minutes = round((time.perf_counter()-start)/60)
     got = {m.name: m.value() for m in evaluate(plm, suite)}

@@ -1,5 +1,6 @@
 "Shared by all tests: one thread, so that numbers and times do not depend on the machine's cores"
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
 os.environ['PYDEVD_DISABLE_FILE_VALIDATION'] = '1'
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts jobs in the background with Ctrl-C ignored, which tests and their children would inherit
 ROOT = Path(__file__).parents[1]
 
 SLOW = ('notebooks', 'browser', 'tutorial', 'train', 'matches', 'install', 'docs', 'watch', 'ranks', 'cli')
