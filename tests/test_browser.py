@@ -404,7 +404,7 @@ def test_many_views_and_the_first_picture(server):
 
 @pytest.mark.parametrize('front', ['notebook', 'voila'])
 def test_other_fronts(server, shots, front):
-    "In Notebook 7 and in Voilà a view is drawn, follows a click and a hover, and Python hears of it; nothing is asked of the network but icons and formulas of Voilà's own page"
+    "In Notebook 7 and in Voilà, there in dark too, a view is drawn, follows a click and a hover, and Python hears of it; nothing is asked of the network but icons and formulas of Voilà's own page"
     with driver.browse(size=(1000, 1000)) as page:
         if front=='voila': page.goto(server.replace('lab/tree', driver.FRONTS[front]).format(name='fronts.ipynb'))
         else: driver.open_notebook(page, server, 'fronts.ipynb', front=front)
@@ -416,6 +416,12 @@ def test_other_fronts(server, shots, front):
         view.locator('.sa-letter').nth(47).hover()
         assert view.locator('.sa-readout').inner_text().startswith('K48')
         page.screenshot(path=shots/f'{front}.png')
+        if front=='voila':
+            page.goto(f'{page.url}&theme=dark')
+            view.wait_for(timeout=120_000)
+            readable(view)
+            assert page.evaluate("getComputedStyle(document.querySelector('.sa-view')).backgroundColor") == page.evaluate('getComputedStyle(document.body).backgroundColor') != 'rgb(255, 255, 255)'
+            page.screenshot(path=shots/'voila_dark.png')
         assert not [url for url in page.outside if '@fortawesome/' not in url and '/mathjax/' not in url]
         assert not [said for said in page.errors if 'blob:' in said or 'anywidget' in said] # those of a view; fronts have some of their own
 
