@@ -236,7 +236,7 @@ def definitions(res:Results)->list: # of lines
 
 def _under(res): # lines below the table, without definitions
     seeds = sorted({r['seeds'] for r in res.table()})
-    span = 's' if len(seeds) > 1 else f' ({seeds[0]})' if seeds else ''
+    span = f' ({seeds[0]})' if len(seeds)==1 else ''
     top = 'n: what is counted and resampled, proteins unless said otherwise; 95 % intervals by resampling' + (f', of seeds{span}, too' if seeds and seeds[-1] > 1 else '') if seeds else 'nothing was measured'
     return [top, *res.notes]
 
